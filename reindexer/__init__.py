@@ -1,0 +1,1 @@
+"""Moves search from one generation to the next and keeps every generation in step."""

@@ -1,0 +1,30 @@
+"""Errors of `reindexer/`. Each message says what was found, what was expected and what to run next.
+
+ReindexerError
+├── SourceInvalid      the source cannot be read at all (a bad row is rejected, not raised)
+├── BuildFailed        a build stopped; it can be resumed
+├── GateRefused        verification found a reason not to switch          (exit code 3)
+└── LeaseHeld          another process is doing this right now            (exit code 4)
+"""
+
+from __future__ import annotations
+
+
+class ReindexerError(Exception):
+    """Base of everything `reindexer/` raises on purpose."""
+
+
+class SourceInvalid(ReindexerError):
+    """The source cannot be read at all."""
+
+
+class BuildFailed(ReindexerError):
+    """A build stopped before its end; its checkpoint is kept."""
+
+
+class GateRefused(ReindexerError):
+    """Verification found a reason not to switch."""
+
+
+class LeaseHeld(ReindexerError):
+    """Another process is doing this right now."""

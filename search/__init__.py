@@ -1,0 +1,1 @@
+"""Hybrid search over exactly one generation of the corpus."""

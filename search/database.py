@@ -1,0 +1,269 @@
+"""The one seam to SQL: tables, engine, transactions, migrations. SQLite (WAL) or PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from search.errors import DatabaseError, DatabaseTooNew, DatabaseUnavailable
+
+SCHEMA_REVISION = "0001"
+LOCK_WAIT_S = 60.0
+
+metadata = sa.MetaData()
+
+# The last seq that was handed out. Every writer updates this one row inside its transaction, so
+# writers commit in the order of their seqs and no reader sees n+1 before n.
+corpus_head = sa.Table(
+    "corpus_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("doc_id", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("content_hash", sa.Text, nullable=False),  # "" for a tombstone
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("metadata", sa.Text, nullable=False),  # canonical JSON object
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Index("documents_seq", "seq", "deleted", unique=True),
+    sa.Index("documents_source", "source", "doc_id"),
+)
+
+generations = sa.Table(
+    "generations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),  # docs@7
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("recipe", sa.Text, nullable=False),  # JSON
+    sa.Column("collection", sa.Text, nullable=False),  # physical name in the dense store
+    sa.Column("watermark", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),  # Unix seconds, UTC
+    sa.Column("state_at", sa.Float, nullable=False),
+    sa.Column("verified", sa.Text),  # JSON of the last verification
+)
+# At most one live and one standby generation, whatever the code does.
+sa.Index(
+    "generations_one_live",
+    generations.c.state,
+    unique=True,
+    sqlite_where=generations.c.state == "live",
+    postgresql_where=generations.c.state == "live",
+)
+sa.Index(
+    "generations_one_standby",
+    generations.c.state,
+    unique=True,
+    sqlite_where=generations.c.state == "standby",
+    postgresql_where=generations.c.state == "standby",
+)
+
+searchers = sa.Table(
+    "searchers",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # host:pid:nonce
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("generation", sa.Text),  # answering from
+    sa.Column("prepared", sa.Text),  # loaded, warmed and caught up, ready to switch to
+    sa.Column("problem", sa.Text),  # why it cannot prepare
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("seen_at", sa.Float, nullable=False),
+)
+
+# The switch that is under way, if one is: one row at most.
+cutover = sa.Table(
+    "cutover",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("expected_live", sa.Text),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+builds = sa.Table(
+    "builds",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("generation", sa.Text, nullable=False, unique=True),
+    sa.Column("state", sa.Text, nullable=False),  # running paused failed cancelled done
+    sa.Column("reason", sa.Text),
+    sa.Column("wanted", sa.Text),  # pause | cancel, asked for by somebody
+    sa.Column("start_head", sa.BigInteger, nullable=False),  # corpus head when it was recorded
+    sa.Column("docs_done", sa.BigInteger, nullable=False),
+    sa.Column("docs_total", sa.BigInteger, nullable=False),
+    sa.Column("passages", sa.BigInteger, nullable=False),
+    sa.Column("encoded", sa.BigInteger, nullable=False),
+    sa.Column("reused", sa.BigInteger, nullable=False),
+    sa.Column("docs_per_s", sa.Float, nullable=False),
+    sa.Column("busy_s", sa.Float, nullable=False),  # time spent working, over all its runs
+    sa.Column("retries", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),  # host:pid:start time of the process
+    sa.Column("token", sa.BigInteger, nullable=False),  # grows with every change of hands
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("generation", sa.Text),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),  # JSON
+)
+
+
+class Database:
+    """An engine with our rules: one write lock at a time on SQLite, our errors, our migrations."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._is_sqlite = url.startswith("sqlite")
+        self.engine = _engine(url)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._is_sqlite
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A consistent snapshot to read from. Keep it short."""
+        with _mapped_errors(self.url), self.engine.connect() as connection:
+            if not self._is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that may write; commits when the block ends without an error."""
+        with _mapped_errors(self.url), self.engine.connect() as connection:
+            if self._is_sqlite:
+                connection = connection.execution_options(reindexer_immediate=True)
+            with connection.begin():
+                yield connection
+
+    def upsert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """INSERT for this dialect, with on_conflict_do_update."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    def migrate(self) -> None:
+        """Bring the schema to this release. Quick when it already is; safe to call at every start
+        and from several processes at once."""
+        revision = self.revision()
+        if revision == SCHEMA_REVISION:
+            return
+        if revision is not None and revision > SCHEMA_REVISION:
+            raise DatabaseTooNew(
+                f"the database has schema {revision}, this release knows {SCHEMA_REVISION}; "
+                "upgrade reindexer, or restore the backup made before the newer release ran"
+            )
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.write() as connection:
+            if not self._is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(727_413_001)"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def revision(self) -> str | None:
+        """The schema revision in the database; None for an empty one."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            value = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return str(value) if value is not None else None
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Connect and migrate. Raises DatabaseUnavailable or DatabaseTooNew."""
+    database = Database(url)
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _engine(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        if url.startswith("postgresql://"):
+            url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return sa.create_engine(
+            url,
+            pool_size=5,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10},
+        )
+    engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we send BEGIN ourselves, below
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",  # an acknowledged write survives a power cut
+            "foreign_keys = ON",
+            "cache_size = -65536",  # KiB
+            "temp_store = FILE",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        immediate = connection.get_execution_options().get("reindexer_immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+@contextlib.contextmanager
+def _mapped_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        shown = sa.engine.make_url(url).render_as_string(hide_password=True)
+        cause = str(error.orig).strip()
+        if "locked" in cause or "busy" in cause:
+            advice = f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again"
+        elif "disk" in cause or "full" in cause:
+            advice = "free some disk space and try again; nothing was stored half"
+        else:
+            advice = "check that it is running, that the URL is right, and that you may open it"
+        raise DatabaseUnavailable(f"database {shown}: {cause}; {advice}") from error
+    except sa.exc.DBAPIError as error:
+        raise DatabaseError(f"database: {str(error.orig).strip()}") from error

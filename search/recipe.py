@@ -1,0 +1,85 @@
+"""The recipe of a generation: everything that decides what its vectors and postings are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from search.dense import CollectionSpec, FieldType
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnalyzerRecipe:
+    """How text becomes BM25 tokens and how they are scored.
+
+    BM25 as Lucene scores it (Robertson and Zaragoza 2009, with idf = ln(1 + (N-n+0.5)/(n+0.5))).
+    """
+
+    language: str = "english"  # Snowball language; "none": no stemming and no stop words
+    stop_words: bool = True
+    k1: float = 1.5
+    b: float = 0.75
+
+    @property
+    def id(self) -> str:
+        """Short name; generations whose analyzers are equal share one lexical index."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.language}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitterRecipe:
+    """How a long document becomes passages, in tokens of the generation's model."""
+
+    max_tokens: int  # of one passage, title and special tokens included
+    overlap_tokens: int  # shared by neighbouring passages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionRecipe:
+    """How the two legs become one ranking: reciprocal rank fusion (Cormack et al. 2009)."""
+
+    rrf_k: int = 60  # rank starts at 1
+    lexical_weight: float = 1.0
+    dense_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What a generation is made of; immutable once the generation is recorded."""
+
+    model: str  # support@4
+    fingerprint: str  # of the encoder (weights, tokenizer, prompts, pooling, lengths, dim)
+    dim: int
+    splitter: SplitterRecipe
+    analyzer: AnalyzerRecipe = field(default_factory=AnalyzerRecipe)
+    fusion: FusionRecipe = field(default_factory=FusionRecipe)
+    hnsw_m: int = 16
+    hnsw_ef_construct: int = 128
+    quantization: Literal["none", "int8"] = "none"
+    filter_fields: Mapping[str, FieldType] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        value: dict[str, Any] = json.loads(text)
+        value["splitter"] = SplitterRecipe(**value["splitter"])
+        value["analyzer"] = AnalyzerRecipe(**value["analyzer"])
+        value["fusion"] = FusionRecipe(**value["fusion"])
+        return cls(**value)
+
+    def collection_spec(self, generation: str) -> CollectionSpec:
+        return CollectionSpec(
+            generation=generation,
+            fingerprint=self.fingerprint,
+            dim=self.dim,
+            hnsw_m=self.hnsw_m,
+            hnsw_ef_construct=self.hnsw_ef_construct,
+            quantization=self.quantization,
+            filter_fields=self.filter_fields,
+        )

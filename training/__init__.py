@@ -1,0 +1,1 @@
+"""Versioned embedding models: registry, encoder, metrics, evaluation."""
