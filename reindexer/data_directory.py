@@ -1,0 +1,113 @@
+"""The data directory: opens corpus, catalog, journal, stores and models as the settings say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from reindexer.journal import Journal
+from reindexer.settings import Settings
+from search.corpus import Corpus
+from search.database import open_database
+from search.dense import DenseStore
+from search.errors import LexicalDamaged
+from search.generations import Catalog, Generation
+from search.recipe import AnalyzerRecipe
+from training.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from search.lexical import LexicalIndex
+    from training.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+
+class DataDirectory:
+    """Everything one installation consists of. Parts are opened when they are first used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.path = settings.data_dir
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.database = open_database(settings.sql_url)
+        self.corpus = Corpus(self.database)
+        self.catalog = Catalog(self.database)
+        self.journal = Journal(self.database)
+        self.registry = ModelRegistry(self.path / "models")
+
+    @cached_property
+    def store(self) -> DenseStore:
+        if self.settings.store_kind == "qdrant":
+            from search.dense_qdrant import QdrantStore
+
+            return QdrantStore(
+                url=self.settings.store_url,
+                api_key=self.settings.store_api_key,
+                prefix=self.settings.store_prefix,
+            )
+        from search.dense_edge import EdgeStore
+
+        return EdgeStore(self.path / "collections")
+
+    def encoder(self, generation: Generation) -> Encoder:
+        """The generation's own model version, loaded and checked against the recipe."""
+        return self.load_encoder(generation.recipe.model)
+
+    def load_encoder(self, model: str) -> Encoder:
+        from training.encoder import Encoder
+
+        return Encoder(
+            self.registry.resolve(model),
+            device=self.settings.device,
+            dtype=self.settings.dtype,
+            max_batch_tokens=self.settings.max_batch_tokens,
+            cache_dir=self.path / "cache",
+        )
+
+    def lexical_path(self, analyzer: AnalyzerRecipe) -> Path:
+        return self.path / "lexical" / analyzer.id
+
+    def open_lexical(self, analyzer: AnalyzerRecipe, *, writable: bool) -> LexicalIndex:
+        """The lexical index that this analyzer's generations share. A damaged one is set aside and
+        starts empty, so that replay rebuilds it from the corpus."""
+        from search.lexical import LexicalIndex
+
+        path = self.lexical_path(analyzer)
+        try:
+            return LexicalIndex.open(path, analyzer, writable=writable)
+        except LexicalDamaged as error:
+            log.warning("%s; it is rebuilt from the corpus now", error)
+            if writable:
+                LexicalIndex.discard(path)
+                return LexicalIndex.open(path, analyzer, writable=True)
+            return LexicalIndex.empty(analyzer)
+
+    def free_disk_bytes(self) -> int:
+        return shutil.disk_usage(self.path).free
+
+    def close(self) -> None:
+        if "store" in self.__dict__:
+            self.store.close()
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_data_directory(settings: Settings) -> DataDirectory:
+    """Open (and make, or migrate) the data directory the settings name."""
+    os.umask(os.umask(0) | 0o077)  # what we write is readable by the user alone
+    return DataDirectory(settings)

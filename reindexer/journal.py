@@ -1,0 +1,290 @@
+"""The journal: builds, their checkpoints, and who holds which lease."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import sqlalchemy as sa
+
+from reindexer.errors import LeaseHeld
+from search import database as tables
+from search.database import Database
+from search.errors import GenerationNotFound, LeaseLost, SearchError
+from search.generations import holds_lease, process_may_live, process_name
+
+BuildState = Literal["running", "paused", "failed", "cancelled", "done"]
+LEASE_S = 15.0
+
+BUILD_LEASE = "build"
+SYNC_LEASE = "sync"
+CUT_OVER_LEASE = "cutover"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Build:
+    """One build as the journal knows it. Its checkpoint is its generation's watermark."""
+
+    build_id: int
+    generation: str
+    state: BuildState
+    reason: str | None
+    wanted: str | None  # "pause" or "cancel": asked for, not yet done
+    start_head: int  # corpus head when the build was recorded
+    docs_done: int
+    docs_total: int
+    passages: int
+    encoded: int
+    reused: int
+    docs_per_s: float
+    busy_s: float
+    retries: int
+    started_at: float
+    updated_at: float
+
+
+class Journal:
+    """Every operation, its checkpoint, and who holds the lease."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- builds ------------------------------------------------------------------------------
+
+    def record_build(self, generation: str, *, start_head: int, docs_total: int) -> Build:
+        now = time.time()
+        with self._database.write() as connection:
+            connection.execute(
+                sa.insert(tables.builds).values(
+                    generation=generation,
+                    state="running",
+                    start_head=start_head,
+                    docs_done=0,
+                    docs_total=docs_total,
+                    passages=0,
+                    encoded=0,
+                    reused=0,
+                    docs_per_s=0.0,
+                    busy_s=0.0,
+                    retries=0,
+                    started_at=now,
+                    updated_at=now,
+                )
+            )
+        return self.build_of(generation)
+
+    def build_of(self, generation: str) -> Build:
+        """Raises GenerationNotFound when no build made this generation."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(tables.builds).where(tables.builds.c.generation == generation)
+            ).one_or_none()
+        if row is None:
+            raise GenerationNotFound(f"no build of {generation!r}; run `reindexer status`")
+        return _build(row)
+
+    def builds(self, states: set[str] | None = None) -> list[Build]:
+        """Newest first."""
+        query = sa.select(tables.builds).order_by(tables.builds.c.id.desc())
+        if states is not None:
+            query = query.where(tables.builds.c.state.in_(sorted(states)))
+        with self._database.read() as connection:
+            return [_build(row) for row in connection.execute(query)]
+
+    def update_build(self, build_id: int, **values: Any) -> None:
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(tables.builds)
+                .where(tables.builds.c.id == build_id)
+                .values(updated_at=time.time(), **values)
+            )
+
+    def checkpoint(
+        self, build: Build, watermark: int, *, lease: str, token: int, **progress: Any
+    ) -> None:
+        """Watermark and progress of a build in one transaction, after the write was acknowledged.
+
+        Raises LeaseLost when the lease has changed hands.
+        """
+        with self._database.write() as connection:
+            changed = connection.execute(
+                sa.update(tables.generations)
+                .where(
+                    tables.generations.c.name == build.generation,
+                    tables.generations.c.watermark <= watermark,
+                    holds_lease(lease, token),
+                )
+                .values(watermark=watermark)
+            ).rowcount
+            if not changed:
+                raise LeaseLost(
+                    f"build {build.build_id} of {build.generation}: another process holds the "
+                    "lease now; this one stops. Look at `reindexer status`"
+                )
+            connection.execute(
+                sa.update(tables.builds)
+                .where(tables.builds.c.id == build.build_id)
+                .values(updated_at=time.time(), **progress)
+            )
+
+    # -- leases ------------------------------------------------------------------------------
+
+    def lease(self, name: str, *, wait_s: float = 0.0) -> Lease:
+        """Take a lease and keep it renewed until it is released.
+
+        Raises LeaseHeld when another living process keeps it for longer than wait_s.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            token, holder = self._try_take(name)
+            if token is not None:
+                return Lease(self, name, token)
+            if time.monotonic() >= deadline:
+                raise LeaseHeld(
+                    f"the lease {name!r} is held by {describe_process(holder)}; wait until it is "
+                    "done, or look at `reindexer status`"
+                )
+            time.sleep(0.1)
+
+    def holder(self, name: str) -> str | None:
+        """Who holds the lease now, if anybody does."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(tables.leases).where(tables.leases.c.name == name)
+            ).one_or_none()
+        return None if row is None or _is_free(row) else str(row.holder)
+
+    def _try_take(self, name: str) -> tuple[int | None, str]:
+        leases = tables.leases
+        me = process_name()
+        with self._database.write() as connection:
+            row = connection.execute(
+                sa.select(leases).where(leases.c.name == name).with_for_update()
+            ).one_or_none()
+            if row is None:
+                inserted = connection.execute(
+                    self._database.upsert(leases)
+                    .values(name=name, holder=me, token=1, expires_at=time.time() + LEASE_S)
+                    .on_conflict_do_nothing()
+                ).rowcount
+                return (1, me) if inserted else (None, "another process")
+            if not _is_free(row):
+                return None, str(row.holder)
+            connection.execute(
+                sa.update(leases)
+                .where(leases.c.name == name)
+                .values(holder=me, token=row.token + 1, expires_at=time.time() + LEASE_S)
+            )
+            return int(row.token) + 1, me
+
+    def _renew(self, name: str, token: int) -> bool:
+        with self._database.write() as connection:
+            return bool(
+                connection.execute(
+                    sa.update(tables.leases)
+                    .where(tables.leases.c.name == name, tables.leases.c.token == token)
+                    .values(expires_at=time.time() + LEASE_S)
+                ).rowcount
+            )
+
+    def _release(self, name: str, token: int) -> None:
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(tables.leases)
+                .where(tables.leases.c.name == name, tables.leases.c.token == token)
+                .values(expires_at=0.0, holder="")
+            )
+
+
+class Lease:
+    """A lease that is held: renewed by a thread, given back at the end of the `with` block."""
+
+    def __init__(self, journal: Journal, name: str, token: int) -> None:
+        self.name = name
+        self.token = token
+        self._journal = journal
+        self._stopped = threading.Event()
+        self._lost = False
+        self._renewed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{name}", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises LeaseLost when the lease has passed on, or was not renewed for its length."""
+        if self._lost or time.monotonic() - self._renewed_at > LEASE_S:
+            raise LeaseLost(
+                f"the lease {self.name!r} was lost: this process was stopped or cut off from the "
+                f"database for more than {LEASE_S:.0f} s. Look at `reindexer status`"
+            )
+
+    def release(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        with contextlib.suppress(SearchError):
+            self._journal._release(self.name, self.token)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(LEASE_S / 5):
+            try:
+                if not self._journal._renew(self.name, self.token):
+                    self._lost = True
+                    return
+                self._renewed_at = time.monotonic()
+            except SearchError:
+                continue  # tried again until `check` calls it lost
+
+
+@contextlib.contextmanager
+def held_by_parent(name: str, token: int) -> Iterator[tuple[str, int]]:
+    """A lease that the parent process keeps renewed on behalf of this one."""
+    yield name, token
+
+
+def describe_process(name: str) -> str:
+    """`host:pid:start` for people."""
+    host, _, rest = name.partition(":")
+    return f"process {rest.partition(':')[0]} on {host}" if rest else (name or "another process")
+
+
+def _is_free(row: Any) -> bool:
+    now = time.time()
+    # An expiry far in the future can only come from a clock that has since gone back.
+    expired = row.expires_at < now or row.expires_at > now + 3 * LEASE_S
+    return expired or not process_may_live(row.holder)
+
+
+def _build(row: Any) -> Build:
+    return Build(
+        build_id=row.id,
+        generation=row.generation,
+        state=row.state,
+        reason=row.reason,
+        wanted=row.wanted,
+        start_head=row.start_head,
+        docs_done=row.docs_done,
+        docs_total=row.docs_total,
+        passages=row.passages,
+        encoded=row.encoded,
+        reused=row.reused,
+        docs_per_s=row.docs_per_s,
+        busy_s=row.busy_s,
+        retries=row.retries,
+        started_at=row.started_at,
+        updated_at=row.updated_at,
+    )

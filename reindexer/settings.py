@@ -1,0 +1,195 @@
+"""Settings: read once at the edges from flags, environment variables and one TOML file.
+
+Later sources win in this order: default, `reindexer.toml`, environment, flag.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from reindexer.errors import ReindexerError
+
+DEFAULT_DATA_DIR = Path(".reindexer")
+DEFAULT_CONFIG = Path("reindexer.toml")
+
+
+class SettingsInvalid(ReindexerError):
+    """A setting has an unknown name or an unusable value."""
+
+
+def _setting(
+    key: str, default: Any, doc: str, *, secret: bool = False, low: float | None = None
+) -> Any:
+    return field(default=default, metadata={"key": key, "doc": doc, "secret": secret, "low": low})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Every setting, with its TOML key; the environment variable is REINDEXER_ + the key in
+    capitals with `_` for the dot."""
+
+    data_dir: Path = _setting("data_dir", DEFAULT_DATA_DIR, "where everything embedded is kept")
+    database_url: str | None = _setting(
+        "database.url", None, "SQLAlchemy URL; SQLite in the data directory unless given"
+    )
+    store_kind: Literal["edge", "qdrant"] = _setting(
+        "store.kind", "edge", "dense collections: embedded, or a Qdrant server"
+    )
+    store_url: str | None = _setting("store.url", None, "URL of the Qdrant server")
+    store_api_key: str | None = _setting(
+        "store.api_key", None, "API key of the Qdrant server", secret=True
+    )
+    store_prefix: str = _setting(
+        "store.prefix", "", "put before collection names, so that a server can be shared"
+    )
+    device: str = _setting("encoder.device", "auto", "auto, cpu, cuda, cuda:1 or mps")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
+        "encoder.dtype", "auto", "number format while encoding; auto measures once"
+    )
+    max_batch_tokens: int | None = _setting(
+        "encoder.max_batch_tokens", None, "padded tokens in one batch; auto unless given", low=1
+    )
+    window: int = _setting(
+        "build.window", 4096, "documents read, encoded and acknowledged between checkpoints", low=1
+    )
+    hnsw_m: int = _setting("build.hnsw_m", 16, "edges per node of the HNSW graph", low=2)
+    hnsw_ef_construct: int = _setting(
+        "build.hnsw_ef_construct", 128, "candidates considered while building the graph", low=4
+    )
+    language: str = _setting(
+        "lexical.language", "english", "Snowball stemmer and stop words; none for neither"
+    )
+    max_lag_docs: int = _setting(
+        "search.max_lag_docs", 256, "a search without a service brings in up to so many new changes"
+    )
+    cut_over_timeout_s: float = _setting(
+        "cutover.timeout_s", 60.0, "how long every serving process may take to prepare", low=0.1
+    )
+    hold_over_h: float = _setting(
+        "prune.hold_over_h",
+        168.0,
+        "how long the standby generation is kept fit for rollback",
+        low=0,
+    )
+    host: str = _setting("serve.host", "127.0.0.1", "address the service listens on")
+    port: int = _setting(
+        "serve.port", 8321, "port the service listens on; 0 picks a free one", low=0
+    )
+    sync_interval_s: float = _setting(
+        "serve.sync_interval_s", 0.2, "how often the service looks for changes", low=0.01
+    )
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def sql_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'reindexer.db'}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every setting with value and origin; secrets masked."""
+        result = []
+        for item in _settings():
+            value = getattr(self, item.name)
+            secret = item.metadata["secret"] and value is not None
+            shown = "****" if secret else (str(value) if isinstance(value, Path) else value)
+            result.append(
+                {
+                    "key": item.metadata["key"],
+                    "value": shown,
+                    "origin": self.origins.get(item.name, "default"),
+                    "environment": environment_variable(item.metadata["key"]),
+                    "description": item.metadata["doc"],
+                }
+            )
+        return result
+
+
+def environment_variable(key: str) -> str:
+    return "REINDEXER_" + key.replace(".", "_").upper()
+
+
+def read_settings(
+    flags: Mapping[str, Any],
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from all sources. Raises SettingsInvalid naming the source, key and expectation."""
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    path = config or DEFAULT_CONFIG
+    if config is not None and not path.exists():
+        raise SettingsInvalid(f"no settings file {path}; create it or leave out --config")
+    from_file = _flat(_read_toml(path)) if path.exists() else {}
+    known = {item.metadata["key"]: item for item in _settings()}
+    unknown = sorted(set(from_file) - set(known))
+    if unknown:
+        raise SettingsInvalid(
+            f"{path}: unknown setting {unknown[0]!r}; run `reindexer settings` for the list"
+        )
+    for key, item in known.items():
+        if key in from_file:
+            values[item.name] = _converted(item.name, from_file[key], f"{path}: {key}")
+            origins[item.name] = str(path)
+        variable = environment_variable(key)
+        if environment.get(variable, "") != "":
+            values[item.name] = _converted(item.name, environment[variable], variable)
+            origins[item.name] = f"environment {variable}"
+        if flags.get(item.name) is not None:
+            values[item.name] = _converted(item.name, flags[item.name], f"flag for {key}")
+            origins[item.name] = "flag"
+    settings = Settings(**values, origins=origins)
+    if settings.store_kind == "qdrant" and not settings.store_url:
+        raise SettingsInvalid(
+            "store.kind is qdrant and store.url is not set; set it to the server's URL, such as "
+            "http://127.0.0.1:6333"
+        )
+    return settings
+
+
+def _settings() -> list[Any]:
+    return [item for item in fields(Settings) if item.metadata]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsInvalid(f"{path} cannot be read: {error}") from error
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            result.update(_flat(item, f"{prefix}{key}."))
+        else:
+            result[f"{prefix}{key}"] = item
+    return result
+
+
+def _converted(name: str, value: Any, where: str) -> Any:
+    """The value as the field's type, or SettingsInvalid saying what was expected."""
+    hint = get_type_hints(Settings)[name]
+    choices = [option for option in get_args(hint) if option is not type(None)] or [hint]
+    if get_origin(hint) is Literal:
+        if value not in choices:
+            raise SettingsInvalid(f"{where} is {value!r}, expected one of {', '.join(choices)}")
+        return value
+    wanted = choices[0]
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        converted = wanted(value)
+    except (TypeError, ValueError):
+        raise SettingsInvalid(f"{where} is {value!r}, expected {wanted.__name__}") from None
+    low = next(item.metadata["low"] for item in _settings() if item.name == name)
+    if low is not None and not converted >= low:
+        raise SettingsInvalid(f"{where} is {value!r}, expected at least {low}")
+    return converted

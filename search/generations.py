@@ -1,0 +1,477 @@
+"""The catalog: generations, the pointer to the live one, the processes that serve, and events.
+
+The pointer is the state column itself: a partial unique index allows one `live` and one `standby`
+row, and `cut_over` moves both in one transaction from the expected value.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from search import database as tables
+from search.database import Database
+from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
+from search.recipe import Recipe
+
+State = Literal[
+    "building",
+    "catching_up",
+    "verifying",
+    "ready",
+    "live",
+    "standby",
+    "retired",
+    "failed",
+    "pruned",
+]
+SEARCHER_LEASE_S = 5.0  # a serving process that was not seen for so long no longer counts
+
+# What may follow what. `live` and `standby` change in `Catalog.cut_over` only.
+_NEXT: Mapping[str, frozenset[str]] = {
+    "building": frozenset({"catching_up", "failed"}),
+    "catching_up": frozenset({"verifying", "failed"}),
+    "verifying": frozenset({"catching_up", "ready", "failed"}),
+    "ready": frozenset({"verifying", "catching_up", "retired", "failed"}),
+    "standby": frozenset({"retired"}),
+    "retired": frozenset({"pruned"}),
+    "failed": frozenset({"building", "pruned"}),
+}
+UNFINISHED: frozenset[str] = frozenset({"building", "catching_up", "verifying"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One complete searchable copy of the corpus, as the catalog knows it."""
+
+    name: str  # docs@7
+    state: State
+    recipe: Recipe
+    collection: str  # physical name in the dense store
+    watermark: int  # last seq applied to the dense collection
+    created_at: float  # Unix seconds
+    state_at: float  # Unix seconds of the last change of state
+    verified: Mapping[str, Any] | None  # the last verification, as `verify --json` prints it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingProcess:
+    """A process that answers queries, as it described itself in its last heartbeat."""
+
+    name: str
+    address: str
+    generation: str | None  # answers come from here
+    prepared: str | None  # loaded, warmed and caught up: can switch to it at once
+    problem: str | None  # why it cannot prepare
+    seen_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutOverRequest:
+    """A switch under way: every serving process is to prepare `target`."""
+
+    target: str
+    expected_live: str | None
+    token: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pointers:
+    """What a serving process follows; one cheap read."""
+
+    live: str | None
+    standby: str | None
+    request: CutOverRequest | None
+
+
+class Catalog:
+    """Reads and moves the rows that every process agrees on."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- generations -------------------------------------------------------------------------
+
+    def record(self, recipe: Recipe) -> Generation:
+        """A new generation in state `building`, with the next number."""
+        now = time.time()
+        with self._database.write() as connection:
+            number = (
+                connection.execute(
+                    sa.select(sa.func.coalesce(sa.func.max(tables.generations.c.id), 0))
+                ).scalar_one()
+                + 1
+            )
+            name = f"docs@{number}"
+            connection.execute(
+                sa.insert(tables.generations).values(
+                    id=number,
+                    name=name,
+                    state="building",
+                    recipe=recipe.to_json(),
+                    collection=f"docs-{number}",
+                    watermark=0,
+                    created_at=now,
+                    state_at=now,
+                )
+            )
+            _record_event(connection, "generation_recorded", name, {"model": recipe.model})
+        return self.get(name)
+
+    def get(self, name: str) -> Generation:
+        """Raises GenerationNotFound, naming what there is."""
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(tables.generations).where(tables.generations.c.name == name)
+            ).one_or_none()
+        if row is None:
+            known = ", ".join(g.name for g in self.all()) or "none yet"
+            raise GenerationNotFound(
+                f"no generation {name!r}; there are: {known}. Run `reindexer generations`"
+            )
+        return _generation(row)
+
+    def all(self, states: Collection[str] | None = None) -> list[Generation]:
+        """All generations that still have something on disk, oldest first; or those in `states`."""
+        query = sa.select(tables.generations).order_by(tables.generations.c.id)
+        if states is None:
+            query = query.where(tables.generations.c.state != "pruned")
+        else:
+            query = query.where(tables.generations.c.state.in_(list(states)))
+        with self._database.read() as connection:
+            return [_generation(row) for row in connection.execute(query)]
+
+    def live(self) -> Generation | None:
+        return next(iter(self.all({"live"})), None)
+
+    def standby(self) -> Generation | None:
+        return next(iter(self.all({"standby"})), None)
+
+    def pointers(self) -> Pointers:
+        """Live, standby and the requested switch, from one snapshot."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.generations.c.state, tables.generations.c.name).where(
+                    tables.generations.c.state.in_(["live", "standby"])
+                )
+            ).all()
+            request = connection.execute(sa.select(tables.cutover)).one_or_none()
+        names = {row.state: row.name for row in rows}
+        return Pointers(
+            live=names.get("live"),
+            standby=names.get("standby"),
+            request=None
+            if request is None or request.expires_at < time.time()
+            else CutOverRequest(
+                target=request.target, expected_live=request.expected_live, token=request.token
+            ),
+        )
+
+    def move(self, name: str, to: State, *, reason: str | None = None) -> None:
+        """Change a generation's state. Raises WrongState when `to` cannot follow its state."""
+        with self._database.write() as connection:
+            allowed = [state for state, following in _NEXT.items() if to in following]
+            changed = connection.execute(
+                sa.update(tables.generations)
+                .where(tables.generations.c.name == name, tables.generations.c.state.in_(allowed))
+                .values(state=to, state_at=time.time())
+            ).rowcount
+            if changed:
+                _record_event(connection, f"generation_{to}", name, {"reason": reason})
+                return
+        found = self.get(name).state
+        if found != to:
+            raise WrongState(
+                f"{name} is {found}; it can become {to} only from {', '.join(allowed) or 'nothing'}"
+            )
+
+    def advance(self, name: str, watermark: int, *, lease: str, token: int) -> None:
+        """Move the watermark forward after the write was acknowledged.
+
+        Raises LeaseLost when the lease has changed hands: a late process cannot move it.
+        """
+        with self._database.write() as connection:
+            changed = connection.execute(
+                sa.update(tables.generations)
+                .where(
+                    tables.generations.c.name == name,
+                    tables.generations.c.watermark <= watermark,
+                    holds_lease(lease, token),
+                )
+                .values(watermark=watermark)
+            ).rowcount
+        if not changed:
+            raise LeaseLost(
+                f"the watermark of {name} was not moved to {watermark}: lease {lease!r} is held by "
+                "another process now"
+            )
+
+    def keep_verification(self, name: str, report: Mapping[str, Any]) -> None:
+        """Store what `verify` found, for `generations show` and the switch."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(tables.generations)
+                .where(tables.generations.c.name == name)
+                .values(verified=json.dumps(report))
+            )
+
+    # -- the switch --------------------------------------------------------------------------
+
+    def request_cut_over(
+        self, target: str, expected_live: str | None, *, token: int, seconds: float
+    ) -> None:
+        """Ask every serving process to prepare `target`. Replaces an older request."""
+        values = {
+            "target": target,
+            "expected_live": expected_live,
+            "token": token,
+            "expires_at": time.time() + seconds,
+        }
+        with self._database.write() as connection:
+            connection.execute(sa.delete(tables.cutover))
+            connection.execute(sa.insert(tables.cutover).values(id=1, **values))
+
+    def withdraw_cut_over(self, token: int) -> None:
+        with self._database.write() as connection:
+            connection.execute(sa.delete(tables.cutover).where(tables.cutover.c.token == token))
+
+    def cut_over(
+        self,
+        target: str,
+        *,
+        expected_live: str | None,
+        kind: str,
+        token: int,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The switch: compare-and-swap of the pointer, in one transaction.
+
+        `target` becomes live, the live generation becomes standby, an earlier standby is retired.
+        Raises CutOverRefused, and changes nothing, when another generation than expected is live,
+        when target is neither ready nor standby, when it is behind the live one, or when the
+        request was withdrawn or replaced.
+        """
+        generations = tables.generations
+        now = time.time()
+        with self._database.write() as connection:
+            rows = {
+                row.name: row
+                for row in connection.execute(
+                    sa.select(
+                        generations.c.name, generations.c.state, generations.c.watermark
+                    ).with_for_update()
+                )
+            }
+            live = next((row for row in rows.values() if row.state == "live"), None)
+            found_live = live.name if live is not None else None
+            if found_live != expected_live:
+                raise CutOverRefused(
+                    f"expected {expected_live or 'nothing'} to be live, found "
+                    f"{found_live or 'nothing'}; look at `reindexer status` and try again"
+                )
+            request = connection.execute(sa.select(tables.cutover)).one_or_none()
+            if request is None or request.token != token or request.target != target:
+                raise CutOverRefused(
+                    f"the request to switch to {target} was withdrawn or replaced by another one; "
+                    "look at `reindexer status` and try again"
+                )
+            next_row = rows.get(target)
+            if next_row is None or next_row.state not in ("ready", "standby"):
+                raise CutOverRefused(
+                    f"{target} is {next_row.state if next_row else 'not there'}, expected ready or "
+                    f"standby; run `reindexer verify {target}`"
+                )
+            if live is not None and next_row.watermark < live.watermark:
+                raise CutOverRefused(
+                    f"{target} is at seq {next_row.watermark}, behind {live.name} at "
+                    f"{live.watermark}; it has to catch up first"
+                )
+            updates = [("standby", "retired")] if next_row.state != "standby" else []
+            for name, row in rows.items():
+                for old, new in updates:
+                    if row.state == old:
+                        _set_state(connection, name, new, now)
+            _set_state(connection, target, "moving", now)  # frees the one-standby slot
+            if live is not None:
+                _set_state(connection, live.name, "standby", now)
+            _set_state(connection, target, "live", now)
+            connection.execute(sa.delete(tables.cutover))
+            _record_event(
+                connection,
+                kind,
+                target,
+                {"from": expected_live, **(dict(detail) if detail else {})},
+            )
+
+    # -- serving processes -------------------------------------------------------------------
+
+    def heartbeat(
+        self,
+        name: str,
+        *,
+        address: str,
+        generation: str | None,
+        prepared: str | None,
+        problem: str | None,
+    ) -> None:
+        now = time.time()
+        values = {
+            "address": address,
+            "generation": generation,
+            "prepared": prepared,
+            "problem": problem,
+            "seen_at": now,
+        }
+        with self._database.write() as connection:
+            connection.execute(
+                self._database.upsert(tables.searchers)
+                .values(name=name, started_at=now, **values)
+                .on_conflict_do_update(index_elements=["name"], set_=values)
+            )
+
+    def leave(self, name: str) -> None:
+        """A serving process says that it stops."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(tables.searchers).where(tables.searchers.c.name == name))
+
+    def serving(self) -> list[ServingProcess]:
+        """Processes seen within their lease; those that died on this host are left out at once."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.searchers)
+                .where(tables.searchers.c.seen_at > time.time() - SEARCHER_LEASE_S)
+                .order_by(tables.searchers.c.name)
+            ).all()
+        return [
+            ServingProcess(
+                name=row.name,
+                address=row.address,
+                generation=row.generation,
+                prepared=row.prepared,
+                problem=row.problem,
+                seen_at=row.seen_at,
+            )
+            for row in rows
+            if process_may_live(row.name)
+        ]
+
+    # -- events ------------------------------------------------------------------------------
+
+    def record_event(self, kind: str, generation: str | None, detail: Mapping[str, Any]) -> None:
+        with self._database.write() as connection:
+            _record_event(connection, kind, generation, detail)
+
+    def events(self, limit: int = 20) -> Sequence[Mapping[str, Any]]:
+        """The newest events first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.events).order_by(tables.events.c.id.desc()).limit(limit)
+            ).all()
+        return [
+            {
+                "at": row.at,
+                "kind": row.kind,
+                "generation": row.generation,
+                "who": row.who,
+                **json.loads(row.detail),
+            }
+            for row in rows
+        ]
+
+
+def holds_lease(lease: str, token: int) -> sa.ColumnElement[bool]:
+    """SQL condition: the lease is still the one with this token (a fence against late writers)."""
+    return (
+        sa.select(tables.leases.c.name)
+        .where(tables.leases.c.name == lease, tables.leases.c.token == token)
+        .exists()
+    )
+
+
+def process_name() -> str:
+    """host:pid:start, unique to this process even when the pid is used again."""
+    pid = os.getpid()
+    return f"{_host()}:{pid}:{_start_of(pid)}"
+
+
+def process_may_live(name: str) -> bool:
+    """False only when the named process ran on this host and certainly is gone."""
+    host, _, rest = name.partition(":")
+    pid_text, _, start = rest.partition(":")
+    if host != _host() or not pid_text.isdigit():
+        return True
+    try:
+        os.kill(int(pid_text), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _start_of(int(pid_text)) == start.partition(":")[0]
+
+
+def _host() -> str:
+    """Host name, and the pid namespace where there is one: containers may share a host name."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{namespace}"
+
+
+def _start_of(pid: int) -> str:
+    """Start time of a process in clock ticks; "0" where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
+            fields = stat.read().rpartition(")")[2].split()
+    except OSError:
+        return "0"
+    if fields[0] in ("Z", "X"):
+        return "dead"
+    return fields[19]
+
+
+def _set_state(connection: sa.Connection, name: str, state: str, now: float) -> None:
+    connection.execute(
+        sa.update(tables.generations)
+        .where(tables.generations.c.name == name)
+        .values(state=state, state_at=now)
+    )
+
+
+def _record_event(
+    connection: sa.Connection, kind: str, generation: str | None, detail: Mapping[str, Any]
+) -> None:
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):
+        who = f"uid {os.getuid()}"
+    connection.execute(
+        sa.insert(tables.events).values(
+            at=time.time(),
+            kind=kind,
+            generation=generation,
+            who=f"{who}@{socket.gethostname()}",
+            detail=json.dumps({key: value for key, value in detail.items() if value is not None}),
+        )
+    )
+
+
+def _generation(row: Any) -> Generation:
+    return Generation(
+        name=row.name,
+        state=row.state,
+        recipe=Recipe.from_json(row.recipe),
+        collection=row.collection,
+        watermark=row.watermark,
+        created_at=row.created_at,
+        state_at=row.state_at,
+        verified=json.loads(row.verified) if row.verified else None,
+    )
