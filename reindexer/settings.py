@@ -33,7 +33,9 @@ class Settings:
     """Every setting, with its TOML key; the environment variable is REINDEXER_ + the key in
     capitals with `_` for the dot."""
 
-    data_dir: Path = _setting("data_dir", DEFAULT_DATA_DIR, "where everything embedded is kept")
+    data_dir: Path = _setting(  # noqa: RUF009 - makes a field, not a default value
+        "data_dir", DEFAULT_DATA_DIR, "where everything embedded is kept"
+    )
     database_url: str | None = _setting(
         "database.url", None, "SQLAlchemy URL; SQLite in the data directory unless given"
     )
