@@ -14,6 +14,7 @@ from search.errors import DatabaseError, DatabaseTooNew, DatabaseUnavailable
 
 SCHEMA_REVISION = "0001"
 LOCK_WAIT_S = 60.0
+_MIGRATION_LOCK = 727_413_001  # PostgreSQL advisory lock; any number that nobody else uses
 
 metadata = sa.MetaData()
 
@@ -172,32 +173,26 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema to this release. Quick when it already is; safe to call at every start
         and from several processes at once."""
-        revision = self.revision()
-        if revision == SCHEMA_REVISION:
-            return
-        if revision is not None and revision > SCHEMA_REVISION:
-            raise DatabaseTooNew(
-                f"the database has schema {revision}, this release knows {SCHEMA_REVISION}; "
-                "upgrade reindexer, or restore the backup made before the newer release ran"
-            )
+        with self.read() as connection:
+            if _is_current(connection, self.url):
+                return
         from alembic import command
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        migrations = str(Path(__file__).parent / "migrations")
+        config.set_main_option("script_location", migrations.replace("%", "%%"))
         with self.write() as connection:
             if not self._is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(727_413_001)"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+            if not _is_current(connection, self.url):  # another process may have been quicker
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
 
     def revision(self) -> str | None:
         """The schema revision in the database; None for an empty one."""
         with self.read() as connection:
-            if not sa.inspect(connection).has_table("alembic_version"):
-                return None
-            value = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-        return str(value) if value is not None else None
+            return _revision(connection)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -215,20 +210,59 @@ def open_database(url: str) -> Database:
 
 
 def sqlite_url(path: Path) -> str:
-    return f"sqlite:///{path}"
+    """The URL of a database file; any character may be in the path."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    value = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return str(value) if value is not None else None
+
+
+def _is_current(connection: sa.Connection, url: str) -> bool:
+    """Raises DatabaseTooNew on a revision that this release does not know."""
+    revision = _revision(connection)
+    if revision is not None and revision > SCHEMA_REVISION:
+        raise DatabaseTooNew(
+            f"database {_shown(url)} has schema {revision}, this release knows {SCHEMA_REVISION}; "
+            "upgrade reindexer, or restore the backup made before the newer release ran"
+        )
+    return revision == SCHEMA_REVISION
 
 
 def _engine(url: str) -> sa.Engine:
-    if not url.startswith("sqlite"):
-        if url.startswith("postgresql://"):
-            url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    if url.startswith("sqlite"):
+        return _sqlite_engine(url)
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise DatabaseError(
+            f"the database URL starts with {scheme[:20]!r}; expected sqlite:///path/to/file.db or "
+            "postgresql://user:password@host/name"
+        )
+    try:
         return sa.create_engine(
-            url,
+            f"postgresql+psycopg://{rest}",
+            isolation_level="READ COMMITTED",  # a writer that waited sees what it waited for
             pool_size=5,
             max_overflow=10,
             pool_pre_ping=True,
             connect_args={"connect_timeout": 10},
         )
+    except ImportError as error:
+        raise DatabaseError(
+            "PostgreSQL needs the psycopg driver, which is not installed; "
+            "run: pip install 'reindexer[postgres]'"
+        ) from error
+    except (sa.exc.ArgumentError, ValueError):  # its message may hold the password
+        raise DatabaseError(
+            "the database URL cannot be read; expected postgresql://user:password@host:port/name, "
+            "with special characters of the password percent-encoded"
+        ) from None
+
+
+def _sqlite_engine(url: str) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_S})
 
     @sa.event.listens_for(engine, "connect")
@@ -251,19 +285,37 @@ def _engine(url: str) -> sa.Engine:
     return engine
 
 
+def _shown(url: str) -> str:
+    """The URL without its password and its options, which may hold one too."""
+    return sa.engine.make_url(url).set(query={}).render_as_string(hide_password=True)
+
+
+_ADVICE = {
+    "locked": f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again",
+    "busy": f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again",
+    "unable to open": "check that the folder exists and that you may write to it",
+    "readonly": "check that you may write to the file and to its folder",
+    "malformed": "the file is damaged; restore a backup",
+    "not a database": "the file is something else; name another one",
+    "disk": "free some disk space and try again; nothing was stored half",
+    "full": "free some disk space and try again; nothing was stored half",
+}
+
+
 @contextlib.contextmanager
 def _mapped_errors(url: str) -> Iterator[None]:
     try:
         yield
-    except sa.exc.OperationalError as error:
-        shown = sa.engine.make_url(url).render_as_string(hide_password=True)
-        cause = str(error.orig).strip()
-        if "locked" in cause or "busy" in cause:
-            advice = f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again"
-        elif "disk" in cause or "full" in cause:
-            advice = "free some disk space and try again; nothing was stored half"
-        else:
-            advice = "check that it is running, that the URL is right, and that you may open it"
-        raise DatabaseUnavailable(f"database {shown}: {cause}; {advice}") from error
     except sa.exc.DBAPIError as error:
-        raise DatabaseError(f"database: {str(error.orig).strip()}") from error
+        cause = str(error.orig).strip()
+        advice = next((text for word, text in _ADVICE.items() if word in cause), None)
+        if isinstance(error, sa.exc.OperationalError):
+            advice = advice or "check that it is running, that the URL is right, and your rights"
+            raise DatabaseUnavailable(f"database {_shown(url)}: {cause}; {advice}") from error
+        message = f"database {_shown(url)}: {cause}"
+        raise DatabaseError(f"{message}; {advice}" if advice else message) from error
+    except sa.exc.TimeoutError as error:
+        raise DatabaseUnavailable(
+            f"database {_shown(url)}: all connections of this process stayed in use; "
+            "ask for less at once, or try again"
+        ) from error

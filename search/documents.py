@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +25,11 @@ MAX_TEXT_BYTES = 10_000_000  # title and text together, as UTF-8
 MAX_METADATA_BYTES = 100_000  # the metadata object as JSON
 
 _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+# The content hash is taken over this encoder's output, so its options never change.
+_encode_metadata = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+).encode
 _PASSAGE_NAMESPACE = uuid.UUID("0f6b8f0e-3c0f-5e0b-9a54-5a1d7c0e5f11")
 
 
@@ -30,13 +38,19 @@ def _text(value: object, what: str) -> str:
         raise InvalidDocument(f"{what} is {_kind(value)}, expected text")
     if "\x00" in value:
         raise InvalidDocument(f"{what} contains a NUL character; remove it")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidDocument(
-            f"{what} is not valid Unicode (character {error.start}); re-encode the source as UTF-8"
-        ) from None
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidDocument(
+                f"{what} is not valid Unicode (half a surrogate pair at character {error.start}); "
+                "re-encode the source as UTF-8"
+            ) from None
     return value
+
+
+def _n_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _kind(value: object) -> str:
@@ -72,11 +86,12 @@ def canonical_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, Va
     if not metadata:
         return _NO_METADATA
     result: dict[str, Value] = {}
-    for key in sorted(metadata):
-        value = metadata[key]
-        if not isinstance(key, str) or not key or "\x00" in key:
+    for key in metadata:
+        if not isinstance(key, str) or not key:
             raise InvalidDocument(f"metadata key {key!r} is not usable as a name")
         _text(key, "a metadata key")
+    for key in sorted(metadata):
+        value = metadata[key]
         if value is None:
             continue
         if isinstance(value, list | tuple):
@@ -88,23 +103,46 @@ def canonical_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, Va
 
 def metadata_json(metadata: Mapping[str, Value]) -> str:
     """Compact JSON of canonical metadata; equal metadata give equal text."""
-    return json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return _encode_metadata(dict(metadata)) if metadata else "{}"
+
+
+def metadata_from_json(text: str) -> Mapping[str, Value]:
+    """Canonical metadata back from what `metadata_json` wrote."""
+    if text == "{}":
+        return _NO_METADATA
+    return MappingProxyType(
+        {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in json.loads(text).items()
+        }
+    )
 
 
 def validate_doc_id(value: object) -> str:
     """A usable doc_id: text or integer, not empty, at most 512 bytes, no control characters."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise InvalidDocument("no id: expected a non-empty _id, id or doc_id")
     doc_id = _text(value, "the id")
-    if len(doc_id.encode("utf-8")) > MAX_DOC_ID_BYTES:
+    if _n_bytes(doc_id) > MAX_DOC_ID_BYTES:
         raise InvalidDocument(
-            f"the id has {len(doc_id.encode('utf-8'))} bytes, at most {MAX_DOC_ID_BYTES} are allowed"
+            f"the id has {_n_bytes(doc_id)} bytes, at most {MAX_DOC_ID_BYTES} are allowed"
         )
-    if any(ord(character) < 32 or ord(character) == 127 for character in doc_id):
+    if _CONTROL_CHARACTER.search(doc_id):
         raise InvalidDocument(f"the id {doc_id!r} contains a control character")
     return doc_id
+
+
+@lru_cache(maxsize=256)
+def validate_source(name: str) -> str:
+    """A usable source name: text, not empty, at most 512 bytes, no control characters."""
+    if not name or _n_bytes(name) > MAX_DOC_ID_BYTES or _CONTROL_CHARACTER.search(name):
+        raise InvalidDocument(
+            f"the source name {name[:80]!r} is not usable: expected 1 to {MAX_DOC_ID_BYTES} bytes "
+            "without control characters"
+        )
+    return _text(name, "the source name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,14 +171,14 @@ class Document:
         valid_title = "" if title is None else _text(title, "the title")
         if not valid_text.strip() and not valid_title.strip():
             raise InvalidDocument("the text and the title are empty")
-        n_bytes = len(valid_text.encode("utf-8")) + len(valid_title.encode("utf-8"))
+        n_bytes = _n_bytes(valid_text) + _n_bytes(valid_title)
         if n_bytes > MAX_TEXT_BYTES:
             raise InvalidDocument(
                 f"the text has {n_bytes:,} bytes, at most {MAX_TEXT_BYTES:,} are allowed; "
                 "split the document"
             )
         canonical = canonical_metadata(metadata)
-        if canonical and len(metadata_json(canonical).encode("utf-8")) > MAX_METADATA_BYTES:
+        if canonical and _n_bytes(metadata_json(canonical)) > MAX_METADATA_BYTES:
             raise InvalidDocument(
                 f"the metadata is larger than {MAX_METADATA_BYTES:,} bytes as JSON"
             )
@@ -149,7 +187,7 @@ class Document:
             text=valid_text,
             title=valid_title,
             metadata=canonical,
-            source=source,
+            source=validate_source(source),
         )
 
     @property
@@ -270,9 +308,9 @@ def parse_condition(text: str) -> Condition:
     any_of: list[Scalar] = []
     for item in value.split("|"):
         any_of.append(item)
-        number = _number(item)
+        number = _stored_number(item)
         if number is not None:
-            any_of.append(int(number) if number.is_integer() else number)
+            any_of.append(number)
         elif item.lower() in ("true", "false"):
             any_of.append(item.lower() == "true")
     return Condition(field=key.strip(), any_of=tuple(any_of))
@@ -286,8 +324,21 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _stored_number(text: str) -> int | float | None:
+    """The number in the form metadata keep it in; None for text and for integers that metadata
+    cannot hold (a long ISBN is text there)."""
+    try:
+        integer = int(text)
+    except ValueError:
+        number = _number(text)
+        if number is not None and number.is_integer() and abs(number) < 2**53:
+            return int(number)
+        return number
+    return integer if -(2**63) <= integer < 2**63 else None
+
+
 def _range(text: str, key: str, **bounds: str) -> Condition:
-    numbers: dict[str, float] = {}
+    numbers: dict[str, Any] = {}
     for name, bound in bounds.items():
         number = _number(bound)
         if number is None:
@@ -317,9 +368,7 @@ def filter_from_json(value: object) -> Filter:
                 raise InvalidQuery(f"filter on {key!r}: expected gt, gte, lt or lte")
             bounds: dict[str, Any] = {}
             for name, bound in wanted.items():
-                if isinstance(bound, bool) or not isinstance(bound, int | float):
-                    raise InvalidQuery(f"filter on {key!r}: {name} is not a number")
-                bounds[name] = float(bound)
+                bounds[name] = _bound(key, name, bound)
             conditions.append(Condition(field=key, **bounds))
         else:
             items = wanted if isinstance(wanted, list | tuple) else [wanted]
@@ -327,6 +376,15 @@ def filter_from_json(value: object) -> Filter:
                 raise InvalidQuery(f"filter on {key!r}: expected text, numbers or booleans")
             conditions.append(Condition(field=key, any_of=tuple(items)))
     return validate_filter(tuple(conditions))
+
+
+def _bound(key: str, name: str, bound: object) -> float:
+    if isinstance(bound, int | float) and not isinstance(bound, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(bound)
+            if math.isfinite(number):
+                return number
+    raise InvalidQuery(f"filter on {key!r}: {name} is {bound!r}, expected a finite number")
 
 
 def validate_filter(where: Filter) -> Filter:
