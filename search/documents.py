@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 from search.errors import InvalidDocument, InvalidQuery
@@ -24,7 +23,6 @@ MAX_DOC_ID_BYTES = 512
 MAX_TEXT_BYTES = 10_000_000  # title and text together, as UTF-8
 MAX_METADATA_BYTES = 100_000  # the metadata object as JSON
 
-_NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 # The content hash is taken over this encoder's output, so its options never change.
 _encode_metadata = json.JSONEncoder(
@@ -84,7 +82,7 @@ def canonical_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, Va
     """The metadata as it is stored and filtered on: sorted keys, null fields left out, numbers in
     one form (2.0 is 2), lists as tuples. Raises InvalidDocument on anything nested deeper."""
     if not metadata:
-        return _NO_METADATA
+        return {}
     result: dict[str, Value] = {}
     for key in metadata:
         if not isinstance(key, str) or not key:
@@ -98,7 +96,7 @@ def canonical_metadata(metadata: Mapping[str, object] | None) -> Mapping[str, Va
             result[key] = tuple(_scalar(key, item) for item in value if item is not None)
         else:
             result[key] = _scalar(key, value)
-    return MappingProxyType(result)
+    return result
 
 
 def metadata_json(metadata: Mapping[str, Value]) -> str:
@@ -109,13 +107,11 @@ def metadata_json(metadata: Mapping[str, Value]) -> str:
 def metadata_from_json(text: str) -> Mapping[str, Value]:
     """Canonical metadata back from what `metadata_json` wrote."""
     if text == "{}":
-        return _NO_METADATA
-    return MappingProxyType(
-        {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in json.loads(text).items()
-        }
-    )
+        return {}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in json.loads(text).items()
+    }
 
 
 def validate_doc_id(value: object) -> str:
@@ -152,7 +148,7 @@ class Document:
     doc_id: str
     text: str
     title: str = ""
-    metadata: Mapping[str, Value] = field(default=_NO_METADATA)
+    metadata: Mapping[str, Value] = field(default_factory=dict)
     source: str = DEFAULT_SOURCE
 
     @classmethod

@@ -1,0 +1,334 @@
+"""The documents of record: one row a document, and a log of every change to them.
+
+A row keeps only the latest state of its document under the `seq` of its last change, so the table
+is a change log that compacts itself; a deleted document stays as a tombstone row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.database import Database, corpus_head, documents
+from search.documents import Change, Document, metadata_from_json, metadata_json
+
+_IDS_PER_QUERY = 500
+_TOMBSTONE: Mapping[str, object] = {
+    "deleted": True,
+    "source": "",  # nobody's: any source may put the document again
+    "content_hash": "",
+    "title": "",
+    "metadata": "{}",
+    "text": "",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PutResult:
+    """What `Corpus.put` did with each of its documents."""
+
+    added: int  # new, or a tombstone before
+    changed: int
+    unchanged: int
+    head_seq: int  # the corpus head right after the transaction
+    refused: Mapping[str, str] = field(default_factory=dict)  # doc_id -> the source that owns it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeleteResult:
+    """What `Corpus.delete` did."""
+
+    deleted: int
+    head_seq: int  # the corpus head right after the transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which state of a document the corpus has, without the document."""
+
+    doc_id: str
+    seq: int
+    content_hash: str  # "" for a tombstone
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    content_hash: str
+    source: str
+    deleted: bool
+    seq: int
+
+
+class Corpus:
+    """Documents of record in one database. Safe to use from several threads and processes.
+
+    Every method raises DatabaseUnavailable or DatabaseError when the database fails.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._put_statement = _put_statement(database)
+
+    def put(self, documents: Sequence[Document]) -> PutResult:
+        """Insert or replace documents, all or none, in one transaction.
+
+        A document whose content is already stored takes no seq. A document that is stored under
+        another source is refused and left as it is. Of two with the same doc_id the last counts.
+        """
+        wanted = {document.doc_id: document for document in documents}
+        refused: dict[str, str] = {}
+        new: list[tuple[Document, str]] = []
+        edited: list[tuple[Document, str]] = []
+        with self._database.write() as connection:
+            head = _lock_head(connection)
+            stored = _stored(connection, list(wanted))
+            for doc_id, document in wanted.items():
+                content_hash = document.content_hash
+                row = stored.get(doc_id)
+                if row is None or row.deleted:
+                    new.append((document, content_hash))
+                elif row.source != document.source:
+                    refused[doc_id] = row.source
+                elif row.content_hash != content_hash:
+                    edited.append((document, content_hash))
+            rows = [
+                _row(document, content_hash, seq)
+                for seq, (document, content_hash) in enumerate(new + edited, head + 1)
+            ]
+            if rows:
+                connection.execute(self._put_statement, rows)
+                head = _advance_head(connection, head + len(rows))
+        return PutResult(
+            added=len(new),
+            changed=len(edited),
+            unchanged=len(wanted) - len(rows) - len(refused),
+            head_seq=head,
+            refused=refused,
+        )
+
+    def delete(
+        self, doc_ids: Sequence[str], *, source: str | None = None, until: int | None = None
+    ) -> DeleteResult:
+        """Turn documents into tombstones, in one transaction. Unknown and deleted ids take no seq.
+
+        source: leave documents of other sources alone. until: leave documents alone that were
+        written after this seq.
+        """
+        with self._database.write() as connection:
+            head = _lock_head(connection)
+            stored = _stored(connection, list(dict.fromkeys(doc_ids)))
+            gone = [
+                doc_id
+                for doc_id, row in stored.items()
+                if not row.deleted
+                and (source is None or row.source == source)
+                and (until is None or row.seq <= until)
+            ]
+            if gone:
+                connection.execute(
+                    sa.update(documents)
+                    .where(documents.c.doc_id == sa.bindparam("gone"))
+                    .values(seq=sa.bindparam("next_seq"), **_TOMBSTONE),
+                    [
+                        {"gone": doc_id, "next_seq": seq}
+                        for seq, doc_id in enumerate(gone, head + 1)
+                    ],
+                )
+                head = _advance_head(connection, head + len(gone))
+        return DeleteResult(deleted=len(gone), head_seq=head)
+
+    def get(self, doc_id: str) -> Document | None:
+        """The document, or None when it is unknown or deleted."""
+        change = self.get_many([doc_id]).get(doc_id)
+        return change.document if change else None
+
+    def get_many(self, doc_ids: Sequence[str]) -> dict[str, Change]:
+        """The live ones of these documents by doc_id; unknown and deleted ids are left out."""
+        found: dict[str, Change] = {}
+        with self._database.read() as connection:
+            for ids in _slices(list(dict.fromkeys(doc_ids))):
+                rows = connection.execute(_GET_MANY, {"ids": ids})
+                found.update((row.doc_id, _change(row)) for row in rows)
+        return found
+
+    def changes(self, after: int, limit: int, until: int | None = None) -> list[Change]:
+        """The next changes after a seq (and up to one, both ends of `until` included), in seq
+        order, at most `limit`. Fewer than `limit` means that there are no more right now."""
+        statement = _CHANGES if until is None else _CHANGES.where(documents.c.seq <= until)
+        with self._database.read() as connection:
+            rows = connection.execute(statement, {"after": after, "limit": limit})
+            return [_change(row) for row in rows]
+
+    def head(self) -> int:
+        """The seq of the last change; 0 for an empty corpus."""
+        with self._database.read() as connection:
+            return _head(connection)
+
+    def count(self, until: int | None = None) -> int:
+        """Live documents whose last change is at or before a seq; all of them without one."""
+        statement = _COUNT if until is None else _COUNT.where(documents.c.seq <= until)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
+
+    def lag(self, after: int) -> int:
+        """Changes after a seq that are still to be applied by somebody who is there."""
+        with self._database.read() as connection:
+            return connection.execute(_LAG, {"after": after}).scalar_one()
+
+    def identities(self, until: int | None = None, batch: int = 5_000) -> Iterator[Identity]:
+        """Every row, tombstones too, in seq order, read `batch` rows at a time.
+
+        Each batch is a snapshot of its own: a document that changes meanwhile shows up again at
+        its new seq, or not at all when that is past `until`.
+        """
+        statement = _IDENTITIES if until is None else _IDENTITIES.where(documents.c.seq <= until)
+        after = 0
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(statement, {"after": after, "limit": batch}).all()
+            for row in rows:
+                yield Identity(row.doc_id, row.seq, row.content_hash, row.deleted)
+            if len(rows) < batch:
+                return
+            after = rows[-1].seq
+
+    def sources(self) -> list[tuple[str, int]]:
+        """Each source with its number of live documents, by name."""
+        with self._database.read() as connection:
+            return [(name, count) for name, count in connection.execute(_SOURCES)]
+
+    def doc_ids(self, source: str, batch: int = 5_000) -> Iterator[str]:
+        """The live documents of a source, in the database's own order of ids, read `batch` at a
+        time."""
+        after = ""
+        while True:
+            with self._database.read() as connection:
+                ids = connection.scalars(
+                    _DOC_IDS, {"source": source, "after": after, "limit": batch}
+                ).all()
+            yield from ids
+            if len(ids) < batch:
+                return
+            after = ids[-1]
+
+
+_ROW = (
+    documents.c.doc_id,
+    documents.c.seq,
+    documents.c.source,
+    documents.c.deleted,
+    documents.c.content_hash,
+    documents.c.title,
+    documents.c.metadata,
+    documents.c.text,
+)
+_GET_MANY = sa.select(*_ROW).where(
+    documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)), sa.not_(documents.c.deleted)
+)
+_CHANGES = (
+    sa.select(*_ROW)
+    .where(documents.c.seq > sa.bindparam("after"))
+    .order_by(documents.c.seq)
+    .limit(sa.bindparam("limit"))
+)
+_COUNT = sa.select(sa.func.count()).select_from(documents).where(sa.not_(documents.c.deleted))
+_LAG = (
+    sa.select(sa.func.count()).select_from(documents).where(documents.c.seq > sa.bindparam("after"))
+)
+_IDENTITIES = (
+    sa.select(documents.c.doc_id, documents.c.seq, documents.c.content_hash, documents.c.deleted)
+    .where(documents.c.seq > sa.bindparam("after"))
+    .order_by(documents.c.seq)
+    .limit(sa.bindparam("limit"))
+)
+# A tombstone has no source, so these two read nothing but the index on (source, doc_id).
+_SOURCES = (
+    sa.select(documents.c.source, sa.func.count())
+    .where(documents.c.source > "")
+    .group_by(documents.c.source)
+    .order_by(documents.c.source)
+)
+_DOC_IDS = (
+    sa.select(documents.c.doc_id)
+    .where(documents.c.source == sa.bindparam("source"), documents.c.doc_id > sa.bindparam("after"))
+    .order_by(documents.c.doc_id)
+    .limit(sa.bindparam("limit"))
+)
+_STORED = sa.select(
+    documents.c.doc_id,
+    documents.c.content_hash,
+    documents.c.source,
+    documents.c.deleted,
+    documents.c.seq,
+).where(documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)))
+_HEAD = sa.select(corpus_head.c.seq).where(corpus_head.c.id == 1)
+
+
+def _put_statement(database: Database) -> sa.Executable:
+    insert = database.upsert(documents)
+    return insert.on_conflict_do_update(
+        index_elements=[documents.c.doc_id],
+        set_={column.name: insert.excluded[column.name] for column in _ROW[1:]},
+    )
+
+
+def _head(connection: sa.Connection) -> int:
+    return int(connection.execute(_HEAD).scalar_one())
+
+
+def _lock_head(connection: sa.Connection) -> int:
+    """The head, locked until this transaction ends, before anything is compared.
+
+    The lock makes the order of commits the order of seqs, so no reader sees n+1 before n. Taken
+    first, it also keeps two writers of the same doc_id from comparing with the same old row. On
+    SQLite, BEGIN IMMEDIATE has done both already.
+    """
+    return int(connection.execute(_HEAD.with_for_update()).scalar_one())
+
+
+def _advance_head(connection: sa.Connection, seq: int) -> int:
+    connection.execute(sa.update(corpus_head).where(corpus_head.c.id == 1).values(seq=seq))
+    return seq
+
+
+def _stored(connection: sa.Connection, doc_ids: Sequence[str]) -> dict[str, _Stored]:
+    return {
+        doc_id: _Stored(*rest)
+        for ids in _slices(doc_ids)
+        for doc_id, *rest in connection.execute(_STORED, {"ids": ids})
+    }
+
+
+def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(doc_ids), _IDS_PER_QUERY):
+        yield doc_ids[start : start + _IDS_PER_QUERY]
+
+
+def _row(document: Document, content_hash: str, seq: int) -> dict[str, object]:
+    return {
+        "doc_id": document.doc_id,
+        "seq": seq,
+        "source": document.source,
+        "deleted": False,
+        "content_hash": content_hash,
+        "title": document.title,
+        "metadata": metadata_json(document.metadata),
+        "text": document.text,
+    }
+
+
+def _change(row: Any) -> Change:
+    document = None
+    if not row.deleted:
+        document = Document(
+            doc_id=row.doc_id,
+            text=row.text,
+            title=row.title,
+            metadata=metadata_from_json(row.metadata),
+            source=row.source,
+        )
+    return Change(seq=row.seq, doc_id=row.doc_id, content_hash=row.content_hash, document=document)
