@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -16,7 +15,8 @@ from reindexer.errors import LeaseHeld
 from search import database as tables
 from search.database import Database
 from search.errors import GenerationNotFound, LeaseLost, SearchError
-from search.generations import holds_lease, process_may_live, process_name
+from search.generations import holds_lease
+from search.processes import describe_process, process_may_live, process_name
 
 BuildState = Literal["running", "paused", "failed", "cancelled", "done"]
 LEASE_S = 15.0
@@ -248,18 +248,6 @@ class Lease:
                 self._renewed_at = time.monotonic()
             except SearchError:
                 continue  # tried again until `check` calls it lost
-
-
-@contextlib.contextmanager
-def held_by_parent(name: str, token: int) -> Iterator[tuple[str, int]]:
-    """A lease that the parent process keeps renewed on behalf of this one."""
-    yield name, token
-
-
-def describe_process(name: str) -> str:
-    """`host:pid:start` for people."""
-    host, _, rest = name.partition(":")
-    return f"process {rest.partition(':')[0]} on {host}" if rest else (name or "another process")
 
 
 def _is_free(row: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.database import Database, corpus_head, documents
+from search import database as tables
+from search.database import Database
 from search.documents import Change, Document, metadata_from_json, metadata_json
 
 _IDS_PER_QUERY = 500
@@ -130,8 +131,8 @@ class Corpus:
             ]
             if gone:
                 connection.execute(
-                    sa.update(documents)
-                    .where(documents.c.doc_id == sa.bindparam("gone"))
+                    sa.update(tables.documents)
+                    .where(tables.documents.c.doc_id == sa.bindparam("gone"))
                     .values(seq=sa.bindparam("next_seq"), **_TOMBSTONE),
                     [
                         {"gone": doc_id, "next_seq": seq}
@@ -158,7 +159,7 @@ class Corpus:
     def changes(self, after: int, limit: int, until: int | None = None) -> list[Change]:
         """The next changes after a seq (and up to one, both ends of `until` included), in seq
         order, at most `limit`. Fewer than `limit` means that there are no more right now."""
-        statement = _CHANGES if until is None else _CHANGES.where(documents.c.seq <= until)
+        statement = _CHANGES if until is None else _CHANGES.where(tables.documents.c.seq <= until)
         with self._database.read() as connection:
             rows = connection.execute(statement, {"after": after, "limit": limit})
             return [_change(row) for row in rows]
@@ -170,7 +171,7 @@ class Corpus:
 
     def count(self, until: int | None = None) -> int:
         """Live documents whose last change is at or before a seq; all of them without one."""
-        statement = _COUNT if until is None else _COUNT.where(documents.c.seq <= until)
+        statement = _COUNT if until is None else _COUNT.where(tables.documents.c.seq <= until)
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
@@ -185,7 +186,9 @@ class Corpus:
         Each batch is a snapshot of its own: a document that changes meanwhile shows up again at
         its new seq, or not at all when that is past `until`.
         """
-        statement = _IDENTITIES if until is None else _IDENTITIES.where(documents.c.seq <= until)
+        statement = (
+            _IDENTITIES if until is None else _IDENTITIES.where(tables.documents.c.seq <= until)
+        )
         after = 0
         while True:
             with self._database.read() as connection:
@@ -217,61 +220,76 @@ class Corpus:
 
 
 _ROW = (
-    documents.c.doc_id,
-    documents.c.seq,
-    documents.c.source,
-    documents.c.deleted,
-    documents.c.content_hash,
-    documents.c.title,
-    documents.c.metadata,
-    documents.c.text,
+    tables.documents.c.doc_id,
+    tables.documents.c.seq,
+    tables.documents.c.source,
+    tables.documents.c.deleted,
+    tables.documents.c.content_hash,
+    tables.documents.c.title,
+    tables.documents.c.metadata,
+    tables.documents.c.text,
 )
 _GET_MANY = sa.select(*_ROW).where(
-    documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)), sa.not_(documents.c.deleted)
+    tables.documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)),
+    sa.not_(tables.documents.c.deleted),
 )
 _CHANGES = (
     sa.select(*_ROW)
-    .where(documents.c.seq > sa.bindparam("after"))
-    .order_by(documents.c.seq)
+    .where(tables.documents.c.seq > sa.bindparam("after"))
+    .order_by(tables.documents.c.seq)
     .limit(sa.bindparam("limit"))
 )
-_COUNT = sa.select(sa.func.count()).select_from(documents).where(sa.not_(documents.c.deleted))
+_COUNT = (
+    sa.select(sa.func.count())
+    .select_from(tables.documents)
+    .where(sa.not_(tables.documents.c.deleted))
+)
 _LAG = (
-    sa.select(sa.func.count()).select_from(documents).where(documents.c.seq > sa.bindparam("after"))
+    sa.select(sa.func.count())
+    .select_from(tables.documents)
+    .where(tables.documents.c.seq > sa.bindparam("after"))
 )
 _IDENTITIES = (
-    sa.select(documents.c.doc_id, documents.c.seq, documents.c.content_hash, documents.c.deleted)
-    .where(documents.c.seq > sa.bindparam("after"))
-    .order_by(documents.c.seq)
+    sa.select(
+        tables.documents.c.doc_id,
+        tables.documents.c.seq,
+        tables.documents.c.content_hash,
+        tables.documents.c.deleted,
+    )
+    .where(tables.documents.c.seq > sa.bindparam("after"))
+    .order_by(tables.documents.c.seq)
     .limit(sa.bindparam("limit"))
 )
 # A tombstone has no source, so these two read nothing but the index on (source, doc_id).
 _SOURCES = (
-    sa.select(documents.c.source, sa.func.count())
-    .where(documents.c.source > "")
-    .group_by(documents.c.source)
-    .order_by(documents.c.source)
+    sa.select(tables.documents.c.source, sa.func.count())
+    .where(tables.documents.c.source > "")
+    .group_by(tables.documents.c.source)
+    .order_by(tables.documents.c.source)
 )
 _DOC_IDS = (
-    sa.select(documents.c.doc_id)
-    .where(documents.c.source == sa.bindparam("source"), documents.c.doc_id > sa.bindparam("after"))
-    .order_by(documents.c.doc_id)
+    sa.select(tables.documents.c.doc_id)
+    .where(
+        tables.documents.c.source == sa.bindparam("source"),
+        tables.documents.c.doc_id > sa.bindparam("after"),
+    )
+    .order_by(tables.documents.c.doc_id)
     .limit(sa.bindparam("limit"))
 )
 _STORED = sa.select(
-    documents.c.doc_id,
-    documents.c.content_hash,
-    documents.c.source,
-    documents.c.deleted,
-    documents.c.seq,
-).where(documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)))
-_HEAD = sa.select(corpus_head.c.seq).where(corpus_head.c.id == 1)
+    tables.documents.c.doc_id,
+    tables.documents.c.content_hash,
+    tables.documents.c.source,
+    tables.documents.c.deleted,
+    tables.documents.c.seq,
+).where(tables.documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)))
+_HEAD = sa.select(tables.corpus_head.c.seq).where(tables.corpus_head.c.id == 1)
 
 
 def _put_statement(database: Database) -> sa.Executable:
-    insert = database.upsert(documents)
+    insert = database.upsert(tables.documents)
     return insert.on_conflict_do_update(
-        index_elements=[documents.c.doc_id],
+        index_elements=[tables.documents.c.doc_id],
         set_={column.name: insert.excluded[column.name] for column in _ROW[1:]},
     )
 
@@ -291,7 +309,9 @@ def _lock_head(connection: sa.Connection) -> int:
 
 
 def _advance_head(connection: sa.Connection, seq: int) -> int:
-    connection.execute(sa.update(corpus_head).where(corpus_head.c.id == 1).values(seq=seq))
+    connection.execute(
+        sa.update(tables.corpus_head).where(tables.corpus_head.c.id == 1).values(seq=seq)
+    )
     return seq
 
 

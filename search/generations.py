@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from search import database as tables
 from search.database import Database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
+from search.processes import process_may_live
 from search.recipe import Recipe
 
 State = Literal[
@@ -214,6 +215,19 @@ class Catalog:
                 "another process now"
             )
 
+    def overrule(self, name: str, *, reason: str) -> None:
+        """Let a generation that its gate refused go live all the same; who and why is recorded."""
+        with self._database.write() as connection:
+            changed = connection.execute(
+                sa.update(tables.generations)
+                .where(tables.generations.c.name == name, tables.generations.c.state == "failed")
+                .values(state="ready", state_at=time.time())
+            ).rowcount
+            if changed:
+                _record_event(connection, "gate_overruled", name, {"reason": reason})
+        if not changed:
+            raise WrongState(f"{name} was not refused by its gate; there is nothing to overrule")
+
     def keep_verification(self, name: str, report: Mapping[str, Any]) -> None:
         """Store what `verify` found, for `generations show` and the switch."""
         with self._database.write() as connection:
@@ -394,48 +408,6 @@ def holds_lease(lease: str, token: int) -> sa.ColumnElement[bool]:
         .where(tables.leases.c.name == lease, tables.leases.c.token == token)
         .exists()
     )
-
-
-def process_name() -> str:
-    """host:pid:start, unique to this process even when the pid is used again."""
-    pid = os.getpid()
-    return f"{_host()}:{pid}:{_start_of(pid)}"
-
-
-def process_may_live(name: str) -> bool:
-    """False only when the named process ran on this host and certainly is gone."""
-    host, _, rest = name.partition(":")
-    pid_text, _, start = rest.partition(":")
-    if host != _host() or not pid_text.isdigit():
-        return True
-    try:
-        os.kill(int(pid_text), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return _start_of(int(pid_text)) == start.partition(":")[0]
-
-
-def _host() -> str:
-    """Host name, and the pid namespace where there is one: containers may share a host name."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115
-    except OSError:
-        return socket.gethostname()
-    return f"{socket.gethostname()}/{namespace}"
-
-
-def _start_of(pid: int) -> str:
-    """Start time of a process in clock ticks; "0" where the system does not tell."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
-            fields = stat.read().rpartition(")")[2].split()
-    except OSError:
-        return "0"
-    if fields[0] in ("Z", "X"):
-        return "dead"
-    return fields[19]
 
 
 def _set_state(connection: sa.Connection, name: str, state: str, now: float) -> None:

@@ -1,0 +1,253 @@
+"""A build, from the first document to a verified generation, in a process of its own.
+
+The parent (`reindexer/upgrade.py`, a service or a worker) holds the lease and renews it, because
+finishing the HNSW graph stops this whole process for its length. The parent sends the job as one
+JSON object on standard input; everything this process has to say goes into the journal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from reindexer.build_job import EXIT_PAUSED, BuildJob
+from reindexer.data_directory import DataDirectory, open_data_directory
+from reindexer.errors import BuildFailed, LeaseHeld
+from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Build
+from reindexer.opening import Opener
+from reindexer.quality import check_quality
+from reindexer.replay import Replay, ReplayProgress
+from reindexer.verify import Verification, verify_structure
+from search.dense import DenseCollection
+from search.errors import LeaseLost
+from search.generations import Generation
+from search.searcher import Searcher
+from search.serving import OpenGeneration
+from search.splitter import Splitter
+
+log = logging.getLogger(__name__)
+
+CATCH_UP_ROUNDS = 20
+_PR_SET_PDEATHSIG = 1
+
+
+class _Stopped(Exception):
+    """Somebody asked this build to pause or to be cancelled."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+
+
+class BuildRun:
+    """One run of a build: from its checkpoint as far as it gets."""
+
+    def __init__(self, data: DataDirectory, job: BuildJob) -> None:
+        self._data = data
+        self._job = job
+        self._build = data.journal.build_of(job.generation)
+        self._base = self._build  # counters when this run began
+        self._began = time.monotonic()
+        self._asked_to_stop = False
+
+    def ask_to_stop(self, *_signal: object) -> None:
+        """Stop at the next checkpoint; the build is paused and can be resumed."""
+        self._asked_to_stop = True
+
+    def run(self) -> Verification:
+        """Build, catch up, index, verify; leaves the generation `ready`, or `failed` when the gate
+        refused it. Raises _Stopped at a checkpoint when asked to stop."""
+        data, name = self._data, self._job.generation
+        generation = data.catalog.get(name)
+        if generation.state == "ready":
+            data.catalog.move(name, "catching_up")
+            generation = data.catalog.get(name)
+        encoder = data.encoder(generation)
+        collection = self._open_collection(generation)
+        opener = Opener(data, writable=False)
+        try:
+            replay = Replay(
+                corpus=data.corpus,
+                collection=collection,
+                encoder=encoder,
+                splitter=Splitter(generation.recipe.splitter, encoder),
+                window=data.settings.window,
+                checkpoint=self._checkpoint,
+            )
+            self._replay_to_head(replay)
+            collection.finish()
+            self._catch_up(replay)
+            if data.catalog.get(name).state == "catching_up":
+                data.catalog.move(name, "verifying")
+            self._save_lexical(generation)
+            lexical = opener.lexical(generation.recipe.analyzer)
+            opened = OpenGeneration(
+                generation=generation,
+                encoder=encoder,
+                collection=collection,
+                lexical=lexical,
+                searcher=Searcher(
+                    generation=name,
+                    recipe=generation.recipe,
+                    encoder=encoder,
+                    collection=collection,
+                    lexical=lexical,
+                    corpus=data.corpus,
+                ),
+            )
+            return self._verify(opened)
+        finally:
+            opener.close()
+            collection.close()
+
+    # -- the parts, in order -------------------------------------------------------------------
+
+    def _open_collection(self, generation: Generation) -> DenseCollection:
+        """The collection as this build left it, or a new one."""
+        data = self._data
+        there = generation.collection in data.store.names()
+        if not there and generation.watermark > 0:
+            raise BuildFailed(
+                f"the collection {generation.collection!r} of {generation.name} is gone, though "
+                f"it had been built up to seq {generation.watermark}; run `reindexer cancel "
+                f"{generation.name}` and `reindexer upgrade {generation.recipe.model}`"
+            )
+        return data.store.create(
+            generation.collection, generation.recipe.collection_spec(generation.name)
+        )
+
+    def _replay_to_head(self, replay: Replay) -> None:
+        name = self._job.generation
+        start_head = self._build.start_head
+        watermark = self._data.catalog.get(name).watermark
+        if watermark < start_head:
+            replay.run(watermark, start_head, fresh_until=start_head)
+            self._flush_progress()
+        if self._data.catalog.get(name).state == "building":
+            self._data.catalog.move(name, "catching_up")
+        self._catch_up(replay)
+
+    def _catch_up(self, replay: Replay) -> None:
+        """Replay what was written meanwhile; each round is shorter than the one before."""
+        for _ in range(CATCH_UP_ROUNDS):
+            watermark = self._data.catalog.get(self._job.generation).watermark
+            head = self._data.corpus.head()
+            if head <= watermark:
+                return
+            self._base = self._data.journal.build_of(self._job.generation)
+            self._began = time.monotonic()
+            replay.run(watermark, head)
+            self._flush_progress()
+
+    def _save_lexical(self, generation: Generation) -> None:
+        """Bring the lexical index on disk to the head, unless a service keeps it."""
+        try:
+            with self._data.journal.lease(SYNC_LEASE):
+                opener = Opener(self._data, writable=True)
+                opener.lexical(generation.recipe.analyzer).save()
+                opener.close()
+        except LeaseHeld:
+            log.info("the lexical index is kept in step by the process that holds the sync lease")
+
+    def _verify(self, opened: OpenGeneration) -> Verification:
+        data, job = self._data, self._job
+        watermark = data.catalog.get(job.generation).watermark
+        checks = verify_structure(data.corpus, opened, watermark=watermark)
+        metrics = None
+        if job.eval_dir is not None:
+            quality, metrics = check_quality(data, opened, Path(job.eval_dir), job.eval_split)
+            checks.append(quality)
+        report = Verification(generation=job.generation, checks=tuple(checks), metrics=metrics)
+        data.catalog.keep_verification(job.generation, report.to_json())
+        return report
+
+    # -- progress ------------------------------------------------------------------------------
+
+    def _checkpoint(self, progress: ReplayProgress) -> None:
+        elapsed = time.monotonic() - self._began
+        base = self._base
+        docs_done = base.docs_done + progress.documents
+        self._data.journal.checkpoint(
+            self._build,
+            progress.watermark,
+            lease=BUILD_LEASE,
+            token=self._job.token,
+            docs_done=docs_done,
+            docs_total=max(self._build.docs_total, docs_done),
+            passages=base.passages + progress.passages,
+            encoded=base.encoded + progress.encoded,
+            reused=base.reused + progress.reused,
+            docs_per_s=progress.documents / elapsed if elapsed > 0 else 0.0,
+            busy_s=base.busy_s + elapsed,
+        )
+        wanted = "pause" if self._asked_to_stop else self._wanted()
+        if wanted is not None:
+            raise _Stopped(wanted)
+
+    def _wanted(self) -> str | None:
+        return self._data.journal.build_of(self._job.generation).wanted
+
+    def _flush_progress(self) -> None:
+        self._base = self._data.journal.build_of(self._job.generation)
+        self._began = time.monotonic()
+
+
+def run_job(job: BuildJob) -> int:
+    """The whole life of the child process; returns its exit code."""
+    with open_data_directory(job.read_settings()) as data:
+        run = BuildRun(data, job)
+        signal.signal(signal.SIGTERM, run.ask_to_stop)
+        signal.signal(signal.SIGINT, run.ask_to_stop)
+        build = data.journal.build_of(job.generation)
+        try:
+            report = run.run()
+        except _Stopped as stopped:
+            _stopped(data, build, stopped.wanted)
+            return EXIT_PAUSED
+        except LeaseLost as error:
+            log.error("%s", error)
+            return 1
+        except Exception as error:
+            reason = f"{error}" or type(error).__name__
+            log.exception("build %s of %s failed", build.build_id, build.generation)
+            data.journal.update_build(build.build_id, state="failed", reason=reason)
+            return 1
+        if report.passed:
+            data.catalog.move(job.generation, "ready")
+            data.journal.update_build(build.build_id, state="done", reason=None)
+            return 0
+        reason = "; ".join(report.reasons)
+        data.catalog.move(job.generation, "failed", reason=reason)
+        data.journal.update_build(build.build_id, state="failed", reason=f"gate refused: {reason}")
+        return 3
+
+
+def _stopped(data: DataDirectory, build: Build, wanted: str) -> None:
+    if wanted == "cancel":
+        data.journal.update_build(build.build_id, state="cancelled", wanted=None)
+        data.catalog.move(build.generation, "failed", reason="cancelled")
+    else:
+        data.journal.update_build(build.build_id, state="paused", wanted=None)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the system to kill this process when its parent is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main() -> int:
+    """Entry point of the child process."""
+    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
+    die_with_parent(int(sys.argv[1]))
+    return run_job(BuildJob.from_json(sys.stdin.read()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Opens a generation with all that belongs to it: model, collection, lexical index, searcher."""
+
+from __future__ import annotations
+
+import threading
+
+from reindexer.data_directory import DataDirectory
+from search.corpus import Corpus
+from search.generations import Generation
+from search.lexical import LexicalIndex
+from search.recipe import AnalyzerRecipe
+from search.searcher import Searcher
+from search.serving import OpenGeneration
+from training.encoder import Encoder
+
+LEXICAL_PAGE = 2_000  # changes applied at a time
+
+
+class Opener:
+    """Opens generations of one process; models and lexical indexes are shared between them."""
+
+    def __init__(self, data: DataDirectory, *, writable: bool, wait_s: float = 5.0) -> None:
+        """writable: this process holds the sync lease, so it may save lexical indexes.
+        wait_s: how long to wait for an embedded collection that another process has open."""
+        self._data = data
+        self._writable = writable
+        self._wait_s = wait_s
+        self._lock = threading.Lock()
+        self._lexical: dict[str, LexicalIndex] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self.lexical_changes = 0  # applied while opening
+
+    def open(self, name: str) -> OpenGeneration:
+        """Load, check that encoder and collection share one vector space, warm up.
+
+        Raises SpaceMismatch, StoreError, ModelDamaged, ModelNotFound, GenerationNotFound.
+        """
+        data = self._data
+        generation = data.catalog.get(name)
+        encoder = self.encoder(generation)
+        lexical = self.lexical(generation.recipe.analyzer)
+        collection = data.store.open(
+            generation.collection, generation.recipe.fingerprint, wait_s=self._wait_s
+        )
+        try:
+            searcher = Searcher(
+                generation=generation.name,
+                recipe=generation.recipe,
+                encoder=encoder,
+                collection=collection,
+                lexical=lexical,
+                corpus=data.corpus,
+            )
+            searcher.warm()
+        except BaseException:
+            collection.close()
+            raise
+        return OpenGeneration(
+            generation=generation,
+            encoder=encoder,
+            collection=collection,
+            lexical=lexical,
+            searcher=searcher,
+        )
+
+    def encoder(self, generation: Generation) -> Encoder:
+        fingerprint = generation.recipe.fingerprint
+        with self._lock:
+            if fingerprint not in self._encoders:
+                self._encoders[fingerprint] = self._data.encoder(generation)
+            return self._encoders[fingerprint]
+
+    def lexical(self, analyzer: AnalyzerRecipe) -> LexicalIndex:
+        """Open, and in step with the corpus as of now."""
+        with self._lock:
+            if analyzer.id not in self._lexical:
+                index = self._data.open_lexical(analyzer, writable=self._writable)
+                self.lexical_changes += sync_lexical(self._data.corpus, index)
+                self._lexical[analyzer.id] = index
+            return self._lexical[analyzer.id]
+
+    def lexicals(self) -> list[LexicalIndex]:
+        with self._lock:
+            return list(self._lexical.values())
+
+    def forget_encoders(self, keep: set[str]) -> None:
+        """Let go of models that no open generation needs (fingerprints in keep stay)."""
+        with self._lock:
+            for fingerprint in set(self._encoders) - keep:
+                del self._encoders[fingerprint]
+
+    def close(self) -> None:
+        for index in self.lexicals():
+            index.close()
+
+
+def sync_lexical(corpus: Corpus, index: LexicalIndex) -> int:
+    """Apply what the index has not seen; returns how many changes that were."""
+    head, applied = corpus.head(), 0
+    while index.watermark < head:
+        changes = corpus.changes(index.watermark, LEXICAL_PAGE, until=head)
+        if not changes:
+            break
+        index.apply(changes)
+        applied += len(changes)
+    return applied

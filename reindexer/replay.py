@@ -1,0 +1,363 @@
+"""Replay: read corpus changes after a watermark, split, encode, write, then move the watermark.
+
+Every operation on a dense collection is this one code path; only the range and the collection
+differ. The three stages run side by side with one unit waiting between them: reading, splitting
+and tokenizing the next unit, encoding this one, writing the one before.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from search.corpus import Corpus
+from search.dense import DenseCollection, FloatMatrix, Point
+from search.documents import Change, Passage
+from search.splitter import Splitter
+from training.errors import EncodingFailed
+
+if TYPE_CHECKING:
+    from training.encoder import Encoder, TokenizedTexts
+
+Item = TypeVar("Item")
+
+UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
+UPSERT_POINTS = 1_024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayProgress:
+    """Totals of one replay up to a durable watermark."""
+
+    watermark: int
+    documents: int  # puts applied
+    deletes: int  # tombstones applied
+    passages: int
+    encoded: int  # passages that went through the model
+    reused: int  # passages whose stored vector was kept
+    read_s: float  # time each stage was busy; they overlap
+    encode_s: float
+    write_s: float
+
+
+@dataclass(slots=True)
+class _Unit:
+    """What one unit of changes asks for: the points that must be there afterwards."""
+
+    changes: Sequence[Change]
+    watermark: int
+    fresh: bool  # no older version of these documents can be stored
+    points: list[Point]
+    vectors: FloatMatrix | None  # of the reused points, (n_reused, dim)
+    reused: int  # the first so many points keep their stored vectors
+    passages: list[Passage]  # to encode, one for each of the other points
+    tokenized: TokenizedTexts | None
+
+
+class Replay:
+    """Applies the corpus log to one dense collection."""
+
+    def __init__(
+        self,
+        *,
+        corpus: Corpus,
+        collection: DenseCollection,
+        encoder: Encoder,
+        splitter: Splitter,
+        window: int,
+        checkpoint: Callable[[ReplayProgress], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """window: documents that may be encoded and not yet acknowledged; so many at most are
+        encoded again after a kill. checkpoint: called after each durable write. check: called
+        before each write, to raise when this process must stop."""
+        self._corpus = corpus
+        self._collection = collection
+        self._encoder = encoder
+        self._splitter = splitter
+        self._unit_docs = max(1, window // 2)  # one being encoded, one being written
+        self._checkpoint = checkpoint
+        self._check = check
+
+    def run(self, after: int, until: int, *, fresh_until: int = 0) -> ReplayProgress:
+        """Apply the changes with after < seq <= until and return the totals.
+
+        fresh_until: documents up to this seq cannot be stored in an older version (a build from
+        an empty collection), so the collection need not be asked for what it holds.
+
+        Raises EncodingFailed naming the document, StoreError, LeaseLost, or what `check` raises;
+        everything up to the last checkpoint stays applied.
+        """
+        stop = threading.Event()
+        prepared: queue.Queue[_Unit | BaseException | None] = queue.Queue(maxsize=1)
+        encoded: queue.Queue[tuple[_Unit, FloatMatrix] | None] = queue.Queue(maxsize=1)
+        writer = _Writer(self._collection, encoded, self._checkpoint, self._check, stop)
+        clock = {"read": 0.0, "encode": 0.0}
+
+        def read() -> None:
+            try:
+                for unit in self._units(after, until, fresh_until, clock):
+                    if not _put(prepared, unit, stop):
+                        return
+                _put(prepared, None, stop)
+            except BaseException as error:
+                _put(prepared, error, stop)
+
+        reader = threading.Thread(target=read, name="replay-read", daemon=True)
+        reader.start()
+        writer.start()
+        try:
+            while not stop.is_set():
+                unit = _get(prepared, stop)
+                if isinstance(unit, BaseException):
+                    raise unit
+                if unit is None:
+                    break
+                began = time.perf_counter()
+                vectors = self._encode(unit)
+                clock["encode"] += time.perf_counter() - began
+                writer.read_s, writer.encode_s = clock["read"], clock["encode"]
+                if not _put(encoded, (unit, vectors), stop):
+                    break
+            _put(encoded, None, stop)
+        except BaseException:
+            stop.set()
+            writer.join()
+            reader.join()
+            raise
+        writer.join()
+        stop.set()
+        reader.join()
+        if writer.error is not None:
+            raise writer.error
+        return writer.progress(after if writer.watermark < after else writer.watermark)
+
+    # -- stage 1: read, compare, split, tokenize ---------------------------------------------
+
+    def _units(
+        self, after: int, until: int, fresh_until: int, clock: dict[str, float]
+    ) -> Iterator[_Unit]:
+        while after < until:
+            began = time.perf_counter()
+            changes = self._read(after, until)
+            if not changes:
+                return
+            after = changes[-1].seq
+            unit = self._prepare(changes, fresh=after <= fresh_until)
+            clock["read"] += time.perf_counter() - began
+            yield unit
+
+    def _read(self, after: int, until: int) -> list[Change]:
+        changes: list[Change] = []
+        n_bytes = 0
+        limit = 256
+        while len(changes) < self._unit_docs and n_bytes < UNIT_BYTES:
+            page = self._corpus.changes(
+                after, min(limit, self._unit_docs - len(changes)), until=until
+            )
+            if not page:
+                break
+            after = page[-1].seq
+            changes.extend(page)
+            page_bytes = sum(len(c.document.text) for c in page if c.document is not None)
+            n_bytes += page_bytes
+            limit = max(1, min(256, UNIT_BYTES * len(page) // max(1, page_bytes)))
+        return changes
+
+    def _prepare(self, changes: Sequence[Change], *, fresh: bool) -> _Unit:
+        puts = [change for change in changes if change.document is not None]
+        passages, tokenized = self._split(puts)
+        by_doc = {change.doc_id: change for change in puts}
+        points = [_point(passage, by_doc[passage.doc_id]) for passage in passages]
+        unit = _Unit(
+            changes=changes,
+            watermark=changes[-1].seq,
+            fresh=fresh,
+            points=points,
+            vectors=None,
+            reused=0,
+            passages=passages,
+            tokenized=tokenized,
+        )
+        return unit if fresh or not puts else self._reuse(unit)
+
+    def _split(self, puts: Sequence[Change]) -> tuple[list[Passage], TokenizedTexts | None]:
+        """Passages in document order, and their tokens; each text is tokenized once."""
+        if not puts:
+            return [], None
+        documents = [change.document for change in puts if change.document is not None]
+        tokenized = self._encoder.tokenize_documents(
+            [self._splitter.whole_text(document) for document in documents]
+        )
+        max_tokens = self._splitter.max_tokens
+        passages: list[Passage] = []
+        whole: list[int] = []  # rows of `tokenized` that are passages as they are
+        whole_at: list[int] = []  # where they stand among the passages
+        split_at: list[int] = []
+        for row, document in enumerate(documents):
+            n_tokens = int(tokenized.lengths[row])
+            parts = self._splitter.split(document, n_tokens)
+            if len(parts) == 1 and n_tokens <= max_tokens:
+                whole.append(row)
+                whole_at.append(len(passages))
+            else:
+                split_at.extend(range(len(passages), len(passages) + len(parts)))
+            passages.extend(parts)
+        if not split_at:
+            return passages, tokenized
+        parts_tokenized = self._encoder.tokenize_documents([passages[at].text for at in split_at])
+        joined = tokenized.select(whole).extended(parts_tokenized)
+        order = np.argsort(np.array(whole_at + split_at))
+        return passages, joined.select(order.tolist())
+
+    def _reuse(self, unit: _Unit) -> _Unit:
+        """Keep the stored vectors of passages whose text has not changed."""
+        doc_ids = sorted({point.doc_id for point in unit.points})
+        stored, vectors = self._collection.stored(doc_ids)
+        row_of = {point.id: row for row, point in enumerate(stored)}
+        keep: list[int] = []
+        rows: list[int] = []
+        encode: list[int] = []
+        for at, point in enumerate(unit.points):
+            row = row_of.get(point.id)
+            if row is not None and stored[row].text_hash == point.text_hash:
+                keep.append(at)
+                rows.append(row)
+            else:
+                encode.append(at)
+        if not keep:
+            return unit
+        assert unit.tokenized is not None
+        return _Unit(
+            changes=unit.changes,
+            watermark=unit.watermark,
+            fresh=unit.fresh,
+            points=[unit.points[at] for at in keep + encode],
+            vectors=vectors[rows],
+            reused=len(keep),
+            passages=[unit.passages[at] for at in encode],
+            tokenized=unit.tokenized.select(encode) if encode else None,
+        )
+
+    # -- stage 2: encode ---------------------------------------------------------------------
+
+    def _encode(self, unit: _Unit) -> FloatMatrix:
+        """(len(unit.points), dim): the reused vectors first, then the encoded ones."""
+        empty = np.empty((0, self._encoder.dim), dtype=np.float32)
+        reused = empty if unit.vectors is None else unit.vectors
+        if unit.tokenized is None or not unit.passages:
+            return reused
+        try:
+            encoded = self._encoder.encode_tokenized(unit.tokenized)
+        except EncodingFailed as error:
+            index = getattr(error, "index", None)
+            if index is None:
+                raise
+            passage = unit.passages[index]
+            raise EncodingFailed(
+                f"document {passage.doc_id!r}, passage {passage.number}: {error}"
+            ) from error
+        return np.concatenate([reused, encoded]) if len(reused) else encoded
+
+
+class _Writer(threading.Thread):
+    """Stage 3: write, wait for the acknowledgement, checkpoint."""
+
+    def __init__(
+        self,
+        collection: DenseCollection,
+        encoded: queue.Queue[tuple[_Unit, FloatMatrix] | None],
+        checkpoint: Callable[[ReplayProgress], None],
+        check: Callable[[], None],
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(name="replay-write", daemon=True)
+        self._collection = collection
+        self._encoded = encoded
+        self._checkpoint = checkpoint
+        self._check = check
+        self._stop_event = stop
+        self.error: BaseException | None = None
+        self.watermark = -1
+        self.read_s = self.encode_s = self._write_s = 0.0
+        self._documents = self._deletes = self._passages = self._reused = 0
+
+    def progress(self, watermark: int) -> ReplayProgress:
+        return ReplayProgress(
+            watermark=watermark,
+            documents=self._documents,
+            deletes=self._deletes,
+            passages=self._passages,
+            encoded=self._passages - self._reused,
+            reused=self._reused,
+            read_s=self.read_s,
+            encode_s=self.encode_s,
+            write_s=self._write_s,
+        )
+
+    def run(self) -> None:
+        try:
+            while (item := _get(self._encoded, self._stop_event)) is not None:
+                self._write(*item)
+        except BaseException as error:
+            self.error = error
+            self._stop_event.set()
+
+    def _write(self, unit: _Unit, vectors: FloatMatrix) -> None:
+        self._check()
+        began = time.perf_counter()
+        for start in range(0, len(unit.points), UPSERT_POINTS):
+            end = start + UPSERT_POINTS
+            self._collection.upsert(unit.points[start:end], vectors[start:end])
+        if not unit.fresh:
+            self._collection.remove_older({change.doc_id: change.seq for change in unit.changes})
+        self._write_s += time.perf_counter() - began
+        n_puts = sum(change.document is not None for change in unit.changes)
+        self._documents += n_puts
+        self._deletes += len(unit.changes) - n_puts
+        self._passages += len(unit.points)
+        self._reused += unit.reused
+        self.watermark = unit.watermark
+        self._checkpoint(self.progress(unit.watermark))
+
+
+def _point(passage: Passage, change: Change) -> Point:
+    assert change.document is not None
+    return Point(
+        doc_id=passage.doc_id,
+        number=passage.number,
+        count=passage.count,
+        seq=change.seq,
+        content_hash=change.content_hash,
+        text_hash=passage.text_hash,
+        start=passage.start,
+        end=passage.end,
+        metadata=change.document.metadata,
+    )
+
+
+def _put(into: queue.Queue, item: object, stop: threading.Event) -> bool:  # type: ignore[type-arg]
+    """False when the pipeline stopped before there was room."""
+    while not stop.is_set():
+        try:
+            into.put(item, timeout=0.05)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _get(source: queue.Queue[Item | None], stop: threading.Event) -> Item | None:
+    """None when the pipeline stopped, or at its end."""
+    while True:
+        try:
+            return source.get(timeout=0.05)
+        except queue.Empty:
+            if stop.is_set():
+                return None

@@ -1,0 +1,177 @@
+"""What is going on: live, standby, builds, serving processes. Read without heavy imports.
+
+`reindexer status` is typed often and by impatient people, so this module reads the few rows it
+needs through the plain database driver; SQLAlchemy, torch and the engines stay out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from reindexer.settings import Settings
+from search.errors import DatabaseUnavailable
+from search.processes import process_may_live
+
+SEARCHER_LEASE_S = 5.0  # as in search.generations
+RECENT_BUILDS = 5
+_UNFINISHED = ("building", "catching_up", "verifying")
+
+
+class _Rows(Protocol):
+    def __call__(self, sql: str) -> Sequence[dict[str, Any]]: ...
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """The status as `status --json` prints it. Raises DatabaseUnavailable."""
+    url = settings.sql_url
+    if url.startswith("sqlite"):
+        path = Path(unquote(url.removeprefix("sqlite:///")))
+        if not path.exists():
+            return _empty(settings)
+        try:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10
+            )
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(f"database {path}: {error}") from error
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute("BEGIN")
+            return _status(settings, lambda sql: [dict(row) for row in connection.execute(sql)])
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return _empty(settings)
+            raise DatabaseUnavailable(f"database {path}: {error}") from error
+        finally:
+            connection.close()
+    return _postgres_status(settings)
+
+
+def _postgres_status(settings: Settings) -> dict[str, Any]:
+    import psycopg
+    from psycopg.rows import dict_row
+
+    url = settings.sql_url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        with psycopg.connect(url, row_factory=dict_row, connect_timeout=10) as connection:
+            return _status(settings, lambda sql: list(connection.execute(sql.encode())))
+    except psycopg.errors.UndefinedTable:
+        return _empty(settings)
+    except psycopg.Error as error:
+        raise DatabaseUnavailable(f"database: {str(error).strip()}") from error
+
+
+def _empty(settings: Settings) -> dict[str, Any]:
+    return {
+        "live": None,
+        "standby": None,
+        "builds": [],
+        "searchers": [],
+        "corpus": {"documents": 0, "head_seq": 0},
+        "data_dir": str(settings.data_dir),
+    }
+
+
+def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
+    now = time.time()
+    head = rows("SELECT seq FROM corpus_head")[0]["seq"]
+    documents = _count(rows, head)
+    generations = {
+        row["name"]: row for row in rows("SELECT * FROM generations WHERE state <> 'pruned'")
+    }
+    leases = {
+        row["name"]: row["expires_at"] > now and process_may_live(row["holder"])
+        for row in rows("SELECT * FROM leases")
+    }
+    builds = rows(f"SELECT * FROM builds ORDER BY id DESC LIMIT {RECENT_BUILDS}")
+    return {
+        "live": _pointer(rows, generations, "live"),
+        "standby": _pointer(rows, generations, "standby"),
+        "builds": [
+            _build(rows, build, generations[build["generation"]], leases.get("build", False))
+            for build in builds
+            if build["generation"] in generations
+        ],
+        "searchers": [
+            {
+                "name": row["name"],
+                "address": row["address"],
+                "generation": row["generation"],
+                "prepared": row["prepared"],
+                "problem": row["problem"],
+                "seen_at": _iso(row["seen_at"]),
+            }
+            for row in rows("SELECT * FROM searchers ORDER BY name")
+            if row["seen_at"] > now - SEARCHER_LEASE_S and process_may_live(row["name"])
+        ],
+        "corpus": {"documents": documents, "head_seq": head},
+        "data_dir": str(settings.data_dir),
+    }
+
+
+def _pointer(
+    rows: _Rows, generations: dict[str, dict[str, Any]], state: str
+) -> dict[str, Any] | None:
+    row = next((row for row in generations.values() if row["state"] == state), None)
+    if row is None:
+        return None
+    return {
+        "generation": row["name"],
+        "model": json.loads(row["recipe"])["model"],
+        "documents": _count(rows, row["watermark"]),
+        "watermark": row["watermark"],
+        "lag_docs": _lag(rows, row["watermark"]),
+        "since": _iso(row["state_at"]),
+    }
+
+
+def _build(
+    rows: _Rows, build: dict[str, Any], generation: dict[str, Any], lease_held: bool
+) -> dict[str, Any]:
+    state, reason = build["state"], build["reason"]
+    if state == "running" and generation["state"] not in _UNFINISHED:
+        state = "done"
+    if state == "running" and not lease_held:
+        state, reason = "stopped", "its process is gone; go on with `reindexer resume`"
+    left = max(0, build["docs_total"] - build["docs_done"])
+    rate = build["docs_per_s"]
+    return {
+        "build_id": build["id"],
+        "generation": build["generation"],
+        "model": json.loads(generation["recipe"])["model"],
+        "state": state,
+        "step": generation["state"],
+        "docs_done": build["docs_done"],
+        "docs_total": build["docs_total"],
+        "docs_per_s": round(rate, 1),
+        "eta_s": round(left / rate, 1) if state == "running" and rate > 0 else None,
+        "lag_docs": _lag(rows, generation["watermark"]),
+        "passages": build["passages"],
+        "encoded": build["encoded"],
+        "reused": build["reused"],
+        "retries": build["retries"],
+        "reason": reason,
+        "started_at": _iso(build["started_at"]),
+        "updated_at": _iso(build["updated_at"]),
+    }
+
+
+def _count(rows: _Rows, watermark: int) -> int:
+    """Documents up to a seq, from the index alone."""
+    sql = f"SELECT count(*) AS n FROM documents WHERE seq <= {int(watermark)} AND NOT deleted"
+    return int(rows(sql)[0]["n"])
+
+
+def _lag(rows: _Rows, watermark: int) -> int:
+    sql = f"SELECT count(*) AS n FROM documents WHERE seq > {int(watermark)}"
+    return int(rows(sql)[0]["n"])
+
+
+def _iso(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -1,0 +1,133 @@
+"""Sync: replay the log into every generation that is, or may become, live."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from reindexer.data_directory import DataDirectory
+from reindexer.journal import SYNC_LEASE, Lease
+from reindexer.opening import Opener
+from reindexer.replay import Replay, ReplayProgress
+from search.serving import OpenGeneration
+from search.splitter import Splitter
+
+log = logging.getLogger(__name__)
+
+SYNC_WINDOW = 512  # documents; small, so that a change is visible soon
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncReport:
+    """What one run of sync did."""
+
+    head_seq: int
+    generations: dict[str, ReplayProgress]
+    lexical_changes: int
+    seconds: float
+
+    @property
+    def encoded(self) -> int:
+        return sum(progress.encoded for progress in self.generations.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "head_seq": self.head_seq,
+            "generations": {
+                name: {
+                    "watermark": progress.watermark,
+                    "documents": progress.documents,
+                    "deleted": progress.deletes,
+                    "passages": progress.passages,
+                    "encoded": progress.encoded,
+                    "reused": progress.reused,
+                }
+                for name, progress in self.generations.items()
+            },
+            "encoded": self.encoded,
+            "lexical_changes": self.lexical_changes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def sync_once(data: DataDirectory, lease: Lease) -> SyncReport:
+    """Bring live, standby and a generation about to go live to the head of the corpus.
+
+    A generation that is there already is not opened: a run with nothing to do reads a few rows.
+    """
+    began = time.monotonic()
+    head = data.corpus.head()
+    pointers = data.catalog.pointers()
+    target = pointers.request.target if pointers.request is not None else None
+    names = [name for name in (target, pointers.standby, pointers.live) if name is not None]
+    done: dict[str, ReplayProgress] = {}
+    opener = Opener(data, writable=True)
+    try:
+        for name in dict.fromkeys(names):
+            generation = data.catalog.get(name)
+            if not data.corpus.lag(generation.watermark):
+                done[name] = _nothing(generation.watermark)
+                continue
+            opened = opener.open(name)
+            try:
+                done[name] = sync_generation(data, opened, lease, until=head)
+            finally:
+                opened.close()
+        for index in opener.lexicals():
+            index.save()
+    finally:
+        opener.close()
+    repair_alias(data)
+    return SyncReport(
+        head_seq=head,
+        generations=done,
+        lexical_changes=opener.lexical_changes,
+        seconds=time.monotonic() - began,
+    )
+
+
+def sync_generation(
+    data: DataDirectory, opened: OpenGeneration, lease: Lease, *, until: int
+) -> ReplayProgress:
+    """Replay into one open generation from its watermark; the lease fences late writers."""
+    watermark = data.catalog.get(opened.name).watermark
+    if watermark >= until:
+        return _nothing(watermark)
+
+    def checkpoint(progress: ReplayProgress) -> None:
+        data.catalog.advance(opened.name, progress.watermark, lease=SYNC_LEASE, token=lease.token)
+
+    replay = Replay(
+        corpus=data.corpus,
+        collection=opened.collection,
+        encoder=opened.encoder,
+        splitter=Splitter(opened.generation.recipe.splitter, opened.encoder),
+        window=SYNC_WINDOW,
+        checkpoint=checkpoint,
+        check=lease.check,
+    )
+    return replay.run(watermark, until)
+
+
+def repair_alias(data: DataDirectory) -> None:
+    """Point the alias at the live collection if it does not."""
+    live = data.catalog.live()
+    if live is not None and data.store.shared and data.store.alias() != live.collection:
+        data.store.set_alias(live.collection)
+        log.info("alias repaired: it points at %s now", live.collection)
+
+
+def _nothing(watermark: int) -> ReplayProgress:
+    return ReplayProgress(
+        watermark=watermark,
+        documents=0,
+        deletes=0,
+        passages=0,
+        encoded=0,
+        reused=0,
+        read_s=0.0,
+        encode_s=0.0,
+        write_s=0.0,
+    )

@@ -1,0 +1,333 @@
+"""An upgrade: plan, build, verify, cut over. The side that watches; the work is in `build.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reindexer.build_job import EXIT_PAUSED, BuildJob
+from reindexer.cutover import cut_over
+from reindexer.data_directory import DataDirectory
+from reindexer.errors import BuildFailed, GateRefused
+from reindexer.journal import BUILD_LEASE, Build, Lease
+from search.dense import FieldType
+from search.documents import Change, Value
+from search.errors import WrongState
+from search.generations import UNFINISHED, Generation
+from search.recipe import AnalyzerRecipe, Recipe
+from search.splitter import default_splitter_recipe
+from training.errors import ModelNotFound
+from training.registry import ModelVersion
+
+POLL_S = 0.1
+STOP_S = 60.0  # a child that was asked to stop gets so long before it is killed
+FIELD_SAMPLE = 2_000
+MAX_FILTER_FIELDS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Judged queries that the candidate is compared with the live generation on."""
+
+    directory: Path
+    split: str = "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upgrade:
+    """What an upgrade, or a build, came to."""
+
+    build: Build
+    generation: Generation
+    live_before: str | None
+    live_after: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "build_id": self.build.build_id,
+            "generation": self.generation.name,
+            "model": self.generation.recipe.model,
+            "state": self.generation.state,
+            "documents": self.build.docs_done,
+            "passages": self.build.passages,
+            "encoded": self.build.encoded,
+            "reused": self.build.reused,
+            "seconds": round(self.build.busy_s, 3),
+            "docs_per_s": round(self.build.docs_per_s, 1),
+            "verify": self.generation.verified,
+            "live_before": self.live_before,
+            "live_after": self.live_after,
+        }
+
+
+def upgrade(
+    data: DataDirectory,
+    model: str,
+    *,
+    evaluation: Evaluation | None = None,
+    cut_over_after: bool = True,
+    override: str | None = None,
+    on_progress: Callable[[Build], None] = lambda _build: None,
+    on_wait: Callable[[str], None] = lambda _message: None,
+) -> Upgrade:
+    """Build a generation for `model`, verify it, and switch to it.
+
+    An unfinished build of the same recipe is resumed; a generation that is ready is not built
+    again; when the live generation already has this recipe nothing happens.
+
+    Raises LeaseHeld (another build is running), GateRefused, CutOverRefused, BuildFailed,
+    ModelNotFound, ModelDamaged.
+    """
+    version = find_model(data, model)
+    recipe = recipe_for(data, version)
+    live = data.catalog.live()
+    live_name = live.name if live is not None else None
+    if live is not None and same_recipe(live.recipe, recipe):
+        return Upgrade(
+            build=data.journal.build_of(live.name),
+            generation=live,
+            live_before=live.name,
+            live_after=live.name,
+        )
+    with data.journal.lease(BUILD_LEASE) as lease:
+        generation = _generation_for(data, recipe)
+        build = run_build(data, generation, lease, evaluation=evaluation, on_progress=on_progress)
+    if cut_over_after:
+        cut_over(data, generation.name, override=override, on_wait=on_wait)
+    live_after = data.catalog.live()
+    return Upgrade(
+        build=build,
+        generation=data.catalog.get(generation.name),
+        live_before=live_name,
+        live_after=live_after.name if live_after is not None else None,
+    )
+
+
+def resume(
+    data: DataDirectory,
+    generation_name: str | None = None,
+    *,
+    evaluation: Evaluation | None = None,
+    on_progress: Callable[[Build], None] = lambda _build: None,
+) -> Upgrade:
+    """Go on with a build that was paused, or that stopped, from its checkpoint."""
+    generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
+    if generation.state not in UNFINISHED:
+        raise WrongState(
+            f"{generation.name} is {generation.state}; only a build that is not finished can be "
+            "resumed. Look at `reindexer status`"
+        )
+    live = data.catalog.live()
+    with data.journal.lease(BUILD_LEASE) as lease:
+        build = run_build(data, generation, lease, evaluation=evaluation, on_progress=on_progress)
+    return Upgrade(
+        build=build,
+        generation=data.catalog.get(generation.name),
+        live_before=live.name if live is not None else None,
+        live_after=live.name if live is not None else None,
+    )
+
+
+def pause(data: DataDirectory) -> Build:
+    """Ask the running build to stop at its next checkpoint."""
+    return _ask(data, "pause")
+
+
+def cancel(data: DataDirectory, generation_name: str | None = None) -> Build:
+    """Give a build up; its generation becomes `failed` and `prune` drops it."""
+    running = data.journal.holder(BUILD_LEASE)
+    if running is not None:
+        return _ask(data, "cancel")
+    generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
+    build = data.journal.build_of(generation.name)
+    with data.journal.lease(BUILD_LEASE):
+        data.catalog.move(generation.name, "failed", reason="cancelled")
+        data.journal.update_build(build.build_id, state="cancelled", wanted=None)
+    return data.journal.build_of(generation.name)
+
+
+def _ask(data: DataDirectory, wanted: str) -> Build:
+    running = data.journal.builds({"running"})
+    if not running or data.journal.holder(BUILD_LEASE) is None:
+        raise WrongState(f"no build is running, so there is nothing to {wanted}")
+    data.journal.update_build(running[0].build_id, wanted=wanted)
+    return data.journal.build_of(running[0].generation)
+
+
+# -- which model, which recipe, which generation -------------------------------------------------
+
+
+def find_model(data: DataDirectory, model: str) -> ModelVersion:
+    """A registered version; a reference that is not registered yet is registered."""
+    try:
+        return data.registry.resolve(model)
+    except ModelNotFound:
+        if "@" in model:
+            raise
+    return data.registry.register(model)
+
+
+def recipe_for(data: DataDirectory, version: ModelVersion) -> Recipe:
+    """The recipe that the settings and the corpus give for this model version."""
+    settings = data.settings
+    return Recipe(
+        model=str(version),
+        fingerprint=version.fingerprint,
+        dim=version.dim,
+        splitter=default_splitter_recipe(version.max_tokens),
+        analyzer=AnalyzerRecipe(language=settings.language),
+        hnsw_m=settings.hnsw_m,
+        hnsw_ef_construct=settings.hnsw_ef_construct,
+        filter_fields=filter_fields(data.corpus.changes(0, FIELD_SAMPLE)),
+    )
+
+
+def filter_fields(changes: list[Change]) -> dict[str, FieldType]:
+    """Metadata fields that get a payload index: those with values of one kind."""
+    kinds: dict[str, set[FieldType]] = {}
+    for change in changes:
+        for name, value in (change.document.metadata if change.document else {}).items():
+            kinds.setdefault(name, set()).update(_kinds(value))
+    uniform = {name: next(iter(found)) for name, found in sorted(kinds.items()) if len(found) == 1}
+    return dict(list(uniform.items())[:MAX_FILTER_FIELDS])
+
+
+def _kinds(value: Value) -> set[FieldType]:
+    items = value if isinstance(value, tuple) else (value,)
+    return {
+        "boolean" if isinstance(item, bool) else "keyword" if isinstance(item, str) else "number"
+        for item in items
+    }
+
+
+def same_recipe(one: Recipe, other: Recipe) -> bool:
+    """Would give the same vectors and postings; which payload fields are indexed does not count."""
+    ignored = {"filter_fields", "model"}
+    return all(
+        getattr(one, item.name) == getattr(other, item.name)
+        for item in fields(Recipe)
+        if item.name not in ignored
+    )
+
+
+def _generation_for(data: DataDirectory, recipe: Recipe) -> Generation:
+    """An unfinished or ready generation of this recipe, or a new one."""
+    for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
+        if same_recipe(generation.recipe, recipe):
+            return generation
+    generation = data.catalog.record(recipe)
+    data.journal.record_build(
+        generation.name, start_head=data.corpus.head(), docs_total=data.corpus.count()
+    )
+    return generation
+
+
+def _newest_unfinished(data: DataDirectory) -> Generation:
+    unfinished = data.catalog.all(UNFINISHED)
+    if not unfinished:
+        raise WrongState("no build is unfinished; start one with `reindexer upgrade MODEL`")
+    return unfinished[-1]
+
+
+# -- the child process ----------------------------------------------------------------------------
+
+
+def run_build(
+    data: DataDirectory,
+    generation: Generation,
+    lease: Lease,
+    *,
+    evaluation: Evaluation | None,
+    on_progress: Callable[[Build], None],
+) -> Build:
+    """Run the build in a child process to its end. The lease is this process's to renew.
+
+    Raises GateRefused when verification did not pass, BuildFailed when the child stopped before
+    its end; the checkpoint is kept either way.
+    """
+    build = data.journal.build_of(generation.name)
+    data.journal.update_build(
+        build.build_id,
+        state="running",
+        reason=None,
+        wanted=None,
+        retries=build.retries + (1 if build.busy_s else 0),
+    )
+    job = BuildJob(
+        generation=generation.name,
+        token=lease.token,
+        settings={
+            item.name: getattr(data.settings, item.name)
+            for item in fields(data.settings)
+            if item.name != "origins"
+        },
+        eval_dir=str(evaluation.directory) if evaluation is not None else None,
+        eval_split=evaluation.split if evaluation is not None else "test",
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "reindexer.build", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert child.stdin is not None
+        child.stdin.write(job.to_json().encode("utf-8"))
+        child.stdin.close()
+        while child.poll() is None:
+            lease.check()
+            on_progress(data.journal.build_of(generation.name))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
+    except BaseException:
+        _stop(child)
+        raise
+    build = data.journal.build_of(generation.name)
+    on_progress(build)
+    return _outcome(data, build, child.returncode)
+
+
+def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
+    if returncode == 0:
+        return build
+    if returncode == 3:
+        raise GateRefused(
+            f"{build.generation} was refused, what was live still is: {build.reason}. Look at "
+            f"`reindexer generations show {build.generation}`"
+        )
+    if returncode == EXIT_PAUSED:
+        raise BuildFailed(
+            f"build {build.build_id} of {build.generation} is {build.state} at "
+            f"{build.docs_done:,} of {build.docs_total:,} documents; go on with `reindexer resume`"
+        )
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        reason = f"its process was ended by {name}"
+        data.journal.update_build(build.build_id, state="failed", reason=reason)
+    else:
+        reason = build.reason or f"its process ended with exit code {returncode}"
+    raise BuildFailed(
+        f"build {build.build_id} of {build.generation} stopped: {reason}. Its checkpoint is kept; "
+        "go on with `reindexer resume`"
+    )
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask the child to stop at a checkpoint; kill it when it takes too long."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while child.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_S)
+    if child.poll() is None:
+        child.kill()
+        child.wait()

@@ -1,0 +1,54 @@
+"""Names for processes that can be told apart later, and whether the named process still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+
+def process_name() -> str:
+    """host:pid:start, unique to this process even when the pid is used again."""
+    pid = os.getpid()
+    return f"{_host()}:{pid}:{_start_of(pid)}"
+
+
+def process_may_live(name: str) -> bool:
+    """False only when the named process ran on this host and certainly is gone."""
+    host, _, rest = name.partition(":")
+    pid_text, _, start = rest.partition(":")
+    if host != _host() or not pid_text.isdigit():
+        return True
+    try:
+        os.kill(int(pid_text), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _start_of(int(pid_text)) == start.partition(":")[0]
+
+
+def describe_process(name: str) -> str:
+    """The name for people."""
+    host, _, rest = name.partition(":")
+    pid = rest.partition(":")[0]
+    return f"process {pid} on {host.partition('/')[0]}" if pid else "another process"
+
+
+def _host() -> str:
+    """Host name, and the pid namespace where there is one: containers may share a host name."""
+    try:
+        namespace = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{namespace}"
+
+
+def _start_of(pid: int) -> str:
+    """Start time of a process in clock ticks; "0" where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "0"
+    fields = text.rpartition(")")[2].split()
+    return "dead" if fields[0] in ("Z", "X") else fields[19]

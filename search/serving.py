@@ -1,0 +1,221 @@
+"""Serving one generation while the next one is prepared.
+
+`SearcherManager` holds the generation that answers, opens the next one aside, and swaps. It follows
+the catalog: the pointer to the live generation, and a requested switch that it must prepare for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.errors import NoLiveGeneration
+from search.generations import Catalog, Generation, Pointers
+
+if TYPE_CHECKING:
+    from search.dense import DenseCollection
+    from search.lexical import LexicalIndex
+    from search.searcher import Searcher
+    from training.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+FOLLOW_S = 0.05  # how often the catalog is asked which generation is live
+HEARTBEAT_S = 1.0
+RETRY_S = 2.0  # after a generation could not be opened
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenGeneration:
+    """A generation with everything loaded that answers from it or writes to it."""
+
+    generation: Generation
+    encoder: Encoder
+    collection: DenseCollection
+    lexical: LexicalIndex
+    searcher: Searcher
+
+    @property
+    def name(self) -> str:
+        return self.generation.name
+
+    def close(self) -> None:
+        """Give the collection back; the lexical index may be shared and stays open."""
+        self.collection.close()
+
+
+class SearcherManager:
+    """Hands out the searcher of the live generation and swaps it when the catalog says so."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        open_generation: Callable[[str], OpenGeneration],
+        *,
+        name: str,
+        address: str,
+    ) -> None:
+        """open_generation loads a generation by name; it runs in a thread of its own and may take
+        as long as a model takes to load."""
+        self._catalog = catalog
+        self._open = open_generation
+        self._name = name
+        self._address = address
+        self._lock = threading.Lock()
+        self._opened: dict[str, OpenGeneration] = {}
+        self._users: dict[str, int] = {}
+        self._current: OpenGeneration | None = None
+        self._opening: dict[str, Future[OpenGeneration]] = {}
+        self._retry_at: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
+        self._last_heartbeat = 0.0
+        self._last_shown: tuple[str | None, str | None, str | None] | None = None
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="open-generation")
+
+    # -- for queries ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def acquire(self) -> Iterator[Searcher]:
+        """The searcher of the live generation, to be used to the end of one query."""
+        with self._lock:
+            current = self._current
+            if current is None:
+                raise NoLiveGeneration(
+                    "nothing to search yet: no generation is live. Run `reindexer ingest SOURCE` "
+                    "and `reindexer upgrade MODEL`"
+                )
+            self._users[current.name] = self._users.get(current.name, 0) + 1
+        try:
+            yield current.searcher
+        finally:
+            with self._lock:
+                self._users[current.name] -= 1
+
+    @contextlib.contextmanager
+    def acquire_named(self, name: str) -> Iterator[Searcher | None]:
+        """The searcher of a certain generation if this process has it open, else None."""
+        with self._lock:
+            opened = self._opened.get(name)
+            if opened is not None:
+                self._users[name] = self._users.get(name, 0) + 1
+        try:
+            yield opened.searcher if opened is not None else None
+        finally:
+            if opened is not None:
+                with self._lock:
+                    self._users[name] -= 1
+
+    @property
+    def current(self) -> OpenGeneration | None:
+        return self._current
+
+    def opened(self) -> list[OpenGeneration]:
+        """What is open, the live generation last: replaying in this order means that a generation
+        that may become live is never behind the one that is."""
+        with self._lock:
+            current = self._current
+            others = [item for item in self._opened.values() if item is not current]
+        return others + ([current] if current is not None else [])
+
+    # -- following the catalog -----------------------------------------------------------------
+
+    def follow(self) -> None:
+        """One step: take what was loaded, swap if the pointer moved, start loading what is asked
+        for, close what nobody wants, and send a heartbeat when one is due."""
+        pointers = self._catalog.pointers()
+        target = pointers.request.target if pointers.request is not None else None
+        self._collect()
+        self._swap(pointers)
+        wanted = [name for name in (pointers.live, target, pointers.standby) if name is not None]
+        for name in wanted:
+            self._start_opening(name)
+        self._close_unwanted(wanted)
+        self._heartbeat(target)
+
+    def wait_until_open(self, name: str, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.follow()
+            if name in self._opened:
+                return True
+            time.sleep(FOLLOW_S)
+        return False
+
+    def close(self) -> None:
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._collect()
+        with contextlib.suppress(Exception):
+            self._catalog.leave(self._name)
+        with self._lock:
+            opened, self._opened, self._current = list(self._opened.values()), {}, None
+        for item in opened:
+            item.close()
+
+    def _collect(self) -> None:
+        for name, future in list(self._opening.items()):
+            if not future.done():
+                continue
+            del self._opening[name]
+            error = future.exception()
+            if error is not None:
+                log.warning("generation %s could not be opened: %s", name, error)
+                self._problems[name] = str(error)
+                self._retry_at[name] = time.monotonic() + RETRY_S
+                continue
+            self._problems.pop(name, None)
+            self._retry_at.pop(name, None)
+            with self._lock:
+                self._opened[name] = future.result()
+
+    def _swap(self, pointers: Pointers) -> None:
+        with self._lock:
+            if pointers.live is None or (
+                self._current is not None and self._current.name == pointers.live
+            ):
+                return
+            if (opened := self._opened.get(pointers.live)) is not None:
+                before = self._current.name if self._current is not None else "nothing"
+                self._current = opened
+                log.info("answering from %s now, from %s before", opened.name, before)
+
+    def _start_opening(self, name: str) -> None:
+        if name in self._opened or name in self._opening:
+            return
+        if time.monotonic() < self._retry_at.get(name, 0.0):
+            return
+        self._opening[name] = self._loader.submit(self._open, name)
+
+    def _close_unwanted(self, wanted: list[str]) -> None:
+        closing: list[OpenGeneration] = []
+        with self._lock:
+            for name in list(self._opened):
+                in_use = self._users.get(name, 0) > 0 or self._opened[name] is self._current
+                if name not in wanted and not in_use:
+                    closing.append(self._opened.pop(name))
+                    self._users.pop(name, None)
+        for item in closing:
+            item.close()
+            log.info("closed %s", item.name)
+
+    def _heartbeat(self, target: str | None) -> None:
+        current = self._current.name if self._current is not None else None
+        prepared = target if target is not None and target in self._opened else None
+        problem = self._problems.get(target) if target is not None else None
+        shown = (current, prepared, problem)
+        now = time.monotonic()
+        if shown == self._last_shown and now - self._last_heartbeat < HEARTBEAT_S:
+            return
+        self._catalog.heartbeat(
+            self._name,
+            address=self._address,
+            generation=current,
+            prepared=prepared,
+            problem=problem,
+        )
+        self._last_heartbeat, self._last_shown = now, shown
