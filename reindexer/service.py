@@ -1,0 +1,243 @@
+"""The service: one process that answers queries, takes documents and keeps generations in step."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import uvicorn
+
+from reindexer.data_directory import DataDirectory
+from reindexer.errors import LeaseHeld, ReindexerError
+from reindexer.journal import SYNC_LEASE, Lease
+from reindexer.opening import Opener, sync_lexical
+from reindexer.service_address import ServiceAddress
+from reindexer.sync import repair_alias, sync_generation
+from reindexer.verify import Verification, verify_structure
+from search.app import create_app
+from search.errors import SearchError, WrongState
+from search.processes import process_name
+from search.serving import FOLLOW_S, SearcherManager
+from training.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+LEXICAL_SAVE_S = 30.0  # at the most so much is applied again after a kill
+RETRY_S = 1.0
+DRAIN_S = 10
+
+
+class AddressInUse(ReindexerError):
+    """The port the service was to listen on is taken."""
+
+
+class ReindexerService:
+    """Threads around one HTTP server: one follows the catalog, one replays the log."""
+
+    def __init__(self, data: DataDirectory, *, host: str, port: int) -> None:
+        """Raises LeaseHeld when another process owns this embedded data directory, AddressInUse."""
+        self._data = data
+        self.corpus = data.corpus
+        self.token = secrets.token_urlsafe(32)
+        self._socket = _listen(host, port)
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self._lease = self._take_lease()
+        self._opener = Opener(data, writable=True)
+        self.manager = SearcherManager(
+            data.catalog, self._opener.open, name=process_name(), address=self.url
+        )
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._applied = threading.Condition()
+        self._problem: str | None = None
+
+    # -- what the API asks for -------------------------------------------------------------------
+
+    def wrote(self, seq: int) -> None:
+        del seq  # replay reads the head itself
+        self._wake.set()
+
+    def wait_until_visible(self, seq: int, timeout_s: float) -> bool:
+        with self._applied:
+            return self._applied.wait_for(lambda: self._visible(seq), timeout_s)
+
+    def _visible(self, seq: int) -> bool:
+        current = self.manager.current
+        return (
+            current is not None
+            and current.lexical.watermark >= seq
+            and self._data.catalog.get(current.name).watermark >= seq
+        )
+
+    def info(self) -> Mapping[str, Any]:
+        current = self.manager.current
+        head = self.corpus.head()
+        if current is None:
+            return {"generation": None, "model": None, "head_seq": head, "problem": self._problem}
+        recipe = current.generation.recipe
+        return {
+            "generation": current.name,
+            "model": recipe.model,
+            "fingerprint": recipe.fingerprint,
+            "dim": recipe.dim,
+            "watermark": self._data.catalog.get(current.name).watermark,
+            "lexical_watermark": current.lexical.watermark,
+            "head_seq": head,
+            "device": str(current.encoder.device),
+            "problem": self._problem,
+        }
+
+    def verify(self, generation: str) -> Mapping[str, Any]:
+        for opened in self.manager.opened():
+            if opened.name == generation:
+                with self.manager.acquire_named(generation):
+                    watermark = self._data.catalog.get(generation).watermark
+                    checks = verify_structure(self.corpus, opened, watermark=watermark)
+                return Verification(generation=generation, checks=tuple(checks)).to_json()
+        raise WrongState(f"{generation} is not open in the service")
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def run(self, on_ready: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and give everything back."""
+        app = create_app(self)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S
+        )
+        server = uvicorn.Server(config)
+        threads = [
+            threading.Thread(target=self._follow, name="follow", daemon=True),
+            threading.Thread(target=self._replay, name="replay", daemon=True),
+        ]
+        address = ServiceAddress(url=self.url, token=self.token, process=process_name())
+        try:
+            address.write(self._data.path)
+            live = self._data.catalog.live()
+            if live is not None:
+                self.manager.wait_until_open(live.name, timeout_s=120.0)
+                self.manager.follow()
+            for thread in threads:
+                thread.start()
+            on_ready(self.url)
+            server.run(sockets=[self._socket])
+        finally:
+            self._stop.set()
+            self._wake.set()
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
+            address.remove(self._data.path)
+            self.manager.close()
+            if self._lease is not None:
+                self._save_lexical()
+            self._opener.close()
+            if self._lease is not None:
+                self._lease.release()
+            self._socket.close()
+
+    def _take_lease(self) -> Lease | None:
+        """Embedded collections have one owner, so the lease is a must; with a server it is taken
+        when it is free."""
+        try:
+            return self._data.journal.lease(SYNC_LEASE, wait_s=0.0 if self._shared else 10.0)
+        except LeaseHeld as error:
+            if self._shared:
+                return None
+            self._socket.close()
+            other = ServiceAddress.read(self._data.path)
+            at = f"; it answers at {other.url}" if other is not None else ""
+            raise LeaseHeld(
+                f"the data directory {self._data.path} is owned by another process{at}. {error}"
+            ) from error
+
+    @property
+    def _shared(self) -> bool:
+        return self._data.store.shared
+
+    # -- threads -----------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        while not self._stop.wait(FOLLOW_S):
+            try:
+                self.manager.follow()
+            except SearchError as error:
+                log.warning("cannot follow the catalog: %s", error)
+                self._stop.wait(RETRY_S)
+
+    def _replay(self) -> None:
+        saved_at = time.monotonic()
+        while not self._stop.is_set():
+            self._wake.wait(self._data.settings.sync_interval_s)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
+            try:
+                if self._step() and time.monotonic() - saved_at > LEXICAL_SAVE_S:
+                    self._save_lexical()
+                    saved_at = time.monotonic()
+                self._problem = None
+            except (SearchError, TrainingError, ReindexerError) as error:
+                if str(error) != self._problem:
+                    log.warning("replay waits: %s", error)
+                self._problem = str(error)
+                self._stop.wait(RETRY_S)
+
+    def _step(self) -> bool:
+        """Replay to the head; True when this process may save what it applied."""
+        if self._lease is None:
+            try:
+                self._lease = self._data.journal.lease(SYNC_LEASE)
+            except LeaseHeld:
+                self._sync_lexical()
+                return False
+        self._lease.check()
+        head = self.corpus.head()
+        self._sync_lexical()
+        failure: Exception | None = None
+        for opened in self.manager.opened():
+            with self.manager.acquire_named(opened.name) as held:
+                if held is None:
+                    continue
+                try:
+                    sync_generation(self._data, opened, self._lease, until=head)
+                except (SearchError, TrainingError) as error:
+                    failure = error  # the others go on: a broken standby must not stop live
+        with self._applied:
+            self._applied.notify_all()
+        repair_alias(self._data)
+        keep = {opened.generation.recipe.fingerprint for opened in self.manager.opened()}
+        self._opener.forget_encoders(keep)
+        if failure is not None:
+            raise failure
+        return True
+
+    def _sync_lexical(self) -> None:
+        for index in self._opener.lexicals():
+            sync_lexical(self.corpus, index)
+            if index.should_compact():
+                index.compact()
+
+    def _save_lexical(self) -> None:
+        for index in self._opener.lexicals():
+            index.save()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise AddressInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port, "
+            "or --port 0 for any that is free"
+        ) from error
+    listening.listen(1024)
+    return listening
