@@ -25,7 +25,6 @@ RECALL_QUERIES = 50
 RECALL_K = 10
 MIN_RECALL = 0.95  # of the ANN index against exact search
 MIN_INDEXED = 0.99
-MAX_LOSS_NDCG = 0.01  # a candidate may score so much less than live and still pass
 NAMED_DOCUMENTS = 5  # how many culprits a message names
 _SEED = 20_080_729
 
