@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from search import database as tables
 from search.database import Database
-from search.documents import Change, Document, metadata_from_json, metadata_json
+from search.documents import Change, Document, content_hash, metadata_from_json, metadata_json
 
 _IDS_PER_QUERY = 500
 _TOMBSTONE: Mapping[str, object] = {
@@ -82,24 +82,23 @@ class Corpus:
         """
         wanted = {document.doc_id: document for document in documents}
         refused: dict[str, str] = {}
-        new: list[tuple[Document, str]] = []
-        edited: list[tuple[Document, str]] = []
+        new: list[dict[str, object]] = []
+        edited: list[dict[str, object]] = []
         with self._database.write() as connection:
             head = _lock_head(connection)
             stored = _stored(connection, list(wanted))
             for doc_id, document in wanted.items():
-                content_hash = document.content_hash
-                row = stored.get(doc_id)
-                if row is None or row.deleted:
-                    new.append((document, content_hash))
-                elif row.source != document.source:
-                    refused[doc_id] = row.source
-                elif row.content_hash != content_hash:
-                    edited.append((document, content_hash))
-            rows = [
-                _row(document, content_hash, seq)
-                for seq, (document, content_hash) in enumerate(new + edited, head + 1)
-            ]
+                row = _row(document)
+                old = stored.get(doc_id)
+                if old is None or old.deleted:
+                    new.append(row)
+                elif old.source != document.source:
+                    refused[doc_id] = old.source
+                elif old.content_hash != row["content_hash"]:
+                    edited.append(row)
+            rows = new + edited
+            for seq, row in enumerate(rows, head + 1):
+                row["seq"] = seq
             if rows:
                 connection.execute(self._put_statement, rows)
                 head = _advance_head(connection, head + len(rows))
@@ -328,15 +327,16 @@ def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield doc_ids[start : start + _IDS_PER_QUERY]
 
 
-def _row(document: Document, content_hash: str, seq: int) -> dict[str, object]:
+def _row(document: Document) -> dict[str, object]:
+    """The row of a document, but for its seq."""
+    metadata = metadata_json(document.metadata)
     return {
         "doc_id": document.doc_id,
-        "seq": seq,
         "source": document.source,
         "deleted": False,
-        "content_hash": content_hash,
+        "content_hash": content_hash(document.title, document.text, metadata),
         "title": document.title,
-        "metadata": metadata_json(document.metadata),
+        "metadata": metadata,
         "text": document.text,
     }
 

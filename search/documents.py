@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from search.errors import InvalidDocument, InvalidQuery
 
 Scalar = str | int | float | bool
@@ -174,7 +176,7 @@ class Document:
                 "split the document"
             )
         canonical = canonical_metadata(metadata)
-        if canonical and _n_bytes(metadata_json(canonical)) > MAX_METADATA_BYTES:
+        if canonical and len(orjson.dumps(canonical)) > MAX_METADATA_BYTES:
             raise InvalidDocument(
                 f"the metadata is larger than {MAX_METADATA_BYTES:,} bytes as JSON"
             )
@@ -189,17 +191,22 @@ class Document:
     @property
     def content_hash(self) -> str:
         """32 hex digits over title, text and metadata: equal documents have equal hashes."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (self.title, self.text, metadata_json(self.metadata)):
-            encoded = part.encode("utf-8")
-            digest.update(len(encoded).to_bytes(8, "little"))
-            digest.update(encoded)
-        return digest.hexdigest()
+        return content_hash(self.title, self.text, metadata_json(self.metadata))
 
     @property
     def full_text(self) -> str:
         """Title and text as one string: what the lexical index reads."""
         return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+def content_hash(title: str, text: str, metadata_text: str) -> str:
+    """`Document.content_hash` for a caller that has the metadata as JSON already."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (title, text, metadata_text):
+        encoded = part.encode("utf-8")
+        digest.update(b"%d:" % len(encoded))  # so that text cannot pass for the end of a title
+        digest.update(encoded)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

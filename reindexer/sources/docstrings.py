@@ -75,11 +75,8 @@ class DocstringSource:
 
     def _rows(self, package: _Package) -> Iterator[Row]:
         for path, module in package.modules():
-            tree = _parsed(path)
-            if tree is None:
-                continue
             where = path.relative_to(package.root).as_posix()
-            for dotted_name, kind, docstring, line in _docstrings(tree, module, "module"):
+            for dotted_name, kind, docstring, line in _docstrings_of(path, module):
                 try:
                     document = Document.of(
                         doc_id=dotted_name,
@@ -145,22 +142,26 @@ def _packages(roots: dict[Path, bool]) -> list[_Package]:
     return [found[name] for name in sorted(found)]
 
 
-def _parsed(path: Path) -> ast.Module | None:
+_Found = tuple[str, str, str, int]  # dotted name, kind, docstring, line
+
+
+def _docstrings_of(path: Path, module: str) -> list[_Found]:
+    """Those of one file, as a list: a generator would keep its syntax tree alive for a whole turn
+    of packages. A file that is not Python of this version has none."""
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
-            return None
+            return []
         source = path.read_bytes()
         if b'"""' not in source and b"'''" not in source:
-            return None
+            return []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the files that are read, not of ours
-            return ast.parse(source)
+            return list(_docstrings(ast.parse(source), module, "module"))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+        return []
 
 
-def _docstrings(node: _Node, dotted_name: str, kind: str) -> Iterator[tuple[str, str, str, int]]:
-    """(dotted name, kind, docstring, line) of the node and of the public names in it."""
+def _docstrings(node: _Node, dotted_name: str, kind: str) -> Iterator[_Found]:
     docstring = ast.get_docstring(node, clean=False)
     if docstring and len(cleaned := inspect.cleandoc(docstring)) >= MIN_DOCSTRING_CHARACTERS:
         yield dotted_name, kind, cleaned, getattr(node, "lineno", 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from reindexer.errors import SourceInvalid
 from search.documents import MAX_TEXT_BYTES
@@ -25,6 +27,9 @@ _FOREIGN = {
 }
 
 
+_Stream = io.BufferedIOBase | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+
+
 class BrokenOff(Exception):
     """The file cannot be read any further; the message is the reason."""
 
@@ -39,7 +44,7 @@ class LineFile:
         self.path = path
         self.label = label
         self._size = 0  # bytes
-        self._file: IO[bytes] | None = None
+        self._file: io.BufferedReader | None = None
         with self._open() as stream:
             try:
                 head = stream.read(4096)
@@ -76,20 +81,24 @@ class LineFile:
                     "get a whole copy of it and ingest again"
                 ) from error
 
-    def _open(self) -> IO[bytes]:
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[_Stream]:
         try:
-            self._file = self.path.open("rb", buffering=_CHUNK_BYTES)
-            self._size = self.path.stat().st_size
+            file = self.path.open("rb")
         except OSError as error:
             raise SourceInvalid(f"{self.label} cannot be opened: {error.strerror}") from error
-        magic = self._file.peek(6)[:6] if hasattr(self._file, "peek") else b""
-        if magic.startswith(b"\x1f\x8b"):
-            return gzip.open(self._file)
-        if magic.startswith(b"BZh"):
-            return bz2.open(self._file)
-        if magic.startswith(b"\xfd7zXZ\x00"):
-            return lzma.open(self._file)
-        return self._file
+        with file:
+            self._file = file
+            self._size = os.fstat(file.fileno()).st_size
+            magic = file.peek(6)
+            if magic.startswith(b"\x1f\x8b"):
+                yield gzip.GzipFile(fileobj=file)
+            elif magic.startswith(b"BZh"):
+                yield bz2.BZ2File(file)
+            elif magic.startswith(b"\xfd7zXZ\x00"):
+                yield lzma.LZMAFile(file)  # noqa: SIM115 (reads from the file that is closed here)
+            else:
+                yield file
 
     def _check(self, head: bytes) -> None:
         for magic, problem in _FOREIGN.items():

@@ -100,11 +100,9 @@ class RecordReader:
         id_field = _first(record, self.id_fields)
         text_field = _first(record, self.text_fields)
         title_field = _first(record, self.title_fields)
-        doc_id: str | None = None
         try:
             if id_field is None:
                 raise InvalidDocument(f"no id: looked for {_listed(self.id_fields)}")
-            doc_id = validate_doc_id(record[id_field])
             if text_field is None:
                 if any(name in record for name in self.text_fields):
                     raise InvalidDocument("the text is null")
@@ -113,15 +111,23 @@ class RecordReader:
                     f"{_listed(list(record))}"
                 )
             document = Document.of(
-                doc_id=doc_id,
+                doc_id=record[id_field],
                 text=record[text_field],
                 title=record[title_field] if title_field else "",
                 metadata=_metadata(record, (id_field, text_field, title_field)),
                 source=self.source,
             )
         except InvalidDocument as error:
+            doc_id = _usable_id(record[id_field]) if id_field else None
             return Rejected(where=where, reason=str(error), doc_id=doc_id)
         return Row(where=where, document=document)
+
+
+def _usable_id(value: object) -> str | None:
+    try:
+        return validate_doc_id(value)
+    except InvalidDocument:
+        return None
 
 
 def _first(record: Mapping[str, object], names: Collection[str]) -> str | None:
@@ -141,7 +147,11 @@ def _listed(names: Collection[str]) -> str:
 def _metadata(record: Mapping[str, object], used: tuple[str, str, str | None]) -> dict[str, object]:
     metadata: dict[str, object] = {}
     for name, value in record.items():
-        if name not in used and name != METADATA_FIELD:
+        if name in used or name == METADATA_FIELD:
+            continue
+        if type(value) is str:  # most of them
+            metadata[name] = value
+        else:
             _collect(metadata, name, value)
     nested = record.get(METADATA_FIELD)
     if isinstance(nested, Mapping):
