@@ -1,0 +1,32 @@
+# `just` lists these; https://just.systems
+
+python := ".venv/bin/python"
+
+# Make .venv with everything for development.
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install -c constraints.txt -e '.[dev]'
+
+# Run the tests; arguments go to pytest.
+test *args:
+    .venv/bin/pytest {{args}}
+
+# Check style, types and the direction of imports.
+lint:
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    .venv/bin/lint-imports
+
+# Put right what can be put right by itself.
+fix:
+    .venv/bin/ruff check --fix .
+    .venv/bin/ruff format .
+
+# Write docs/cli.md anew from the commands.
+docs:
+    {{python}} -m tests.unit.test_cli_docs
+
+# Run the benchmarks; each prints a ratio against a baseline of the same run.
+bench:
+    for script in benchmarks/*.py; do {{python}} "$script" || exit 1; done

