@@ -4,7 +4,8 @@ TrainingError
 ├── ModelNotFound          no such name, version, folder or package
 ├── ModelDamaged           files are missing or are not the ones that were registered
 ├── ModelUnsafe            pickled weights, or code of its own without permission
-├── EncodingFailed         a text could not be encoded; carries the doc_id where there is one
+├── ModelUnsupported       modules, settings or an architecture that cannot be encoded with here
+├── EncodingFailed         a text could not be encoded; carries its position where there is one
 └── JudgmentsInvalid       queries or qrels that cannot be used
 """
 
@@ -27,8 +28,17 @@ class ModelUnsafe(TrainingError):
     """Weights are pickled, or the model brings its own code and that was not allowed."""
 
 
+class ModelUnsupported(TrainingError):
+    """Modules, settings or an architecture that this release cannot encode with."""
+
+
 class EncodingFailed(TrainingError):
     """A text could not be encoded."""
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        """index: position of the text among those given, where one text is to blame."""
+        super().__init__(message)
+        self.index = index
 
 
 class JudgmentsInvalid(TrainingError):

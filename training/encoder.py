@@ -1,0 +1,327 @@
+"""A loaded model version: texts in, normalised rows out. The one seam to sentence-transformers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
+
+from training.device import resolve_device, use_visible_cores
+from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
+from training.precision import DtypeName, choose_dtype
+from training.registry import ModelVersion
+from training.tokenizer import TextTokenizer, TokenizedTexts
+
+__all__ = ["Encoder", "TokenizedTexts"]
+
+log = logging.getLogger(__name__)
+
+FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
+
+MAX_BATCH_TOKENS = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}  # padded tokens
+
+
+class Encoder:
+    """A model version on a device. All methods may be called from several threads."""
+
+    def __init__(
+        self,
+        version: ModelVersion,
+        *,
+        device: str = "auto",
+        dtype: Literal["auto"] | DtypeName = "auto",
+        max_batch_tokens: int | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Verify the files, load them, and choose the number format by measurement.
+
+        max_batch_tokens: padded tokens of one batch; halved whenever the memory is not enough.
+        cache_dir: where the outcome of the measurement is kept for the next start.
+
+        Raises ModelDamaged, ModelUnsupported, EncodingFailed.
+        """
+        version.verify()
+        self.version = version
+        self._device = resolve_device(device)
+        if self._device.type == "cpu":
+            use_visible_cores()
+        self._model = _load(version)
+        self._is_static = version.pooling == "static"
+        tokenizer = _backend_tokenizer(self._model, version)
+        wrapper = self._model.tokenizer
+        self._queries, self._documents = (
+            TextTokenizer(
+                tokenizer,
+                prompt=prompt,
+                max_tokens=version.max_tokens,
+                special_tokens=not self._is_static,
+                truncation_side=getattr(wrapper, "truncation_side", "right"),
+            )
+            for prompt in (version.query_prompt, version.document_prompt)
+        )
+        self._pads_left = getattr(wrapper, "padding_side", "right") == "left"
+        self._pad_id = getattr(wrapper, "pad_token_id", None) or 0
+        self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
+        self._budget_lock = threading.Lock()
+        self._model.eval()
+        self.dtype: DtypeName = choose_dtype(
+            self._model,
+            version.fingerprint,
+            device=self._device,
+            wanted="fp32" if self._is_static and dtype == "auto" else dtype,
+            probe=lambda texts: self._encode(self._documents.tokenize(texts, truncate=True)),
+            cache_dir=cache_dir,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return self.version.fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self.version.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """Of one text, prompt and special tokens included."""
+        return self.version.max_tokens
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The model's own tokenizer: no prompt, no truncation, no padding. Do not change it."""
+        return self._documents.whole
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Padded tokens of one batch, as it stands now."""
+        return self._budget
+
+    def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
+        """(len(texts), dim) with the query prompt; longer texts are cut to max_tokens.
+
+        Raises EncodingFailed.
+        """
+        return self._encode(self._queries.tokenize(texts, truncate=True))
+
+    def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
+        """(len(texts), dim) with the document prompt; longer texts are cut to max_tokens, so split
+        them before. Raises EncodingFailed."""
+        return self._encode(self._documents.tokenize(texts, truncate=True))
+
+    def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Token ids with document prompt and special tokens, whole: `lengths` tells which texts are
+        longer than max_tokens."""
+        return self._documents.tokenize(texts)
+
+    def encode_tokenized(self, tokenized: TokenizedTexts) -> FloatMatrix:
+        """(len(tokenized), dim) for what tokenize_documents gave; nothing is cut.
+
+        Raises EncodingFailed, with the position of the text in `index`, also for a text that is
+        longer than max_tokens.
+        """
+        too_long = np.flatnonzero(tokenized.lengths > self.max_tokens)
+        if len(too_long):
+            index = int(too_long[0])
+            raise EncodingFailed(
+                f"text {index} has {tokenized.lengths[index]:,} tokens, {self.version} reads "
+                f"{self.max_tokens:,}; split it first",
+                index=index,
+            )
+        return self._encode(tokenized)
+
+    # -- batches -----------------------------------------------------------------------------
+
+    def _encode(self, tokenized: TokenizedTexts) -> FloatMatrix:
+        """Longest texts first: neighbours are of one length, so hardly anything is padded, and a
+        batch that does not fit in memory shows at once."""
+        vectors = np.zeros((len(tokenized), self.dim), dtype=np.float32)
+        lengths = tokenized.lengths
+        order = np.argsort(-lengths, kind="stable")
+        order = order[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
+        start = 0
+        while start < len(order):
+            budget = self._budget
+            rows = order[start : start + max(1, budget // int(lengths[order[start]]))]
+            found = self._try_batch(tokenized, rows, budget)
+            if found is not None:
+                vectors[rows] = found
+                start += len(rows)
+        return vectors
+
+    def _try_batch(
+        self, tokenized: TokenizedTexts, rows: NDArray[np.int64], budget: int
+    ) -> FloatMatrix | None:
+        """(len(rows), dim), or None when it did not fit and the budget was halved."""
+        try:
+            vectors = self._run(tokenized, rows)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise self._failure(tokenized, rows, error) from error
+            if len(rows) == 1:
+                index = int(rows[0])
+                raise EncodingFailed(
+                    f"text {index} with {tokenized.lengths[index]:,} tokens does not fit in the "
+                    f"memory of {self._device} by itself; register the model with a lower "
+                    "--max-tokens, or use another device",
+                    index=index,
+                ) from error
+            self._halve(budget, error)
+            return None
+        self._check(vectors, rows)
+        return vectors
+
+    def _halve(self, budget: int, error: Exception) -> None:
+        with self._budget_lock:
+            if self._budget == budget:  # another thread may have halved it already
+                self._budget = max(1, budget // 2)
+                log.warning(
+                    "out of memory on %s with %s tokens in a batch; going on with %s (%s)",
+                    self._device,
+                    f"{budget:,}",
+                    f"{self._budget:,}",
+                    type(error).__name__,
+                )
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _check(self, vectors: FloatMatrix, rows: NDArray[np.int64]) -> None:
+        if vectors.shape != (len(rows), self.dim):
+            raise EncodingFailed(
+                f"{self.version} gave {vectors.shape[0]} rows of {vectors.shape[1]} dimensions for "
+                f"{len(rows)} texts, expected {self.dim}; register the model again"
+            )
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            index = int(rows[np.flatnonzero(~finite)[0]])
+            raise EncodingFailed(
+                f"text {index} got a vector that is not finite in {self.dtype}; try --dtype fp32",
+                index=index,
+            )
+
+    def _failure(
+        self, tokenized: TokenizedTexts, rows: NDArray[np.int64], error: Exception
+    ) -> EncodingFailed:
+        """Which text is to blame: the first one that fails by itself."""
+        index: int | None = int(rows[0]) if len(rows) == 1 else None
+        for row in rows if len(rows) > 1 else ():
+            try:
+                self._run(tokenized, np.array([row]))
+            except Exception as alone:
+                index, error = int(row), alone
+                break
+        what = f"a batch of {len(rows)} texts" if index is None else f"text {index}"
+        return EncodingFailed(
+            f"{what} could not be encoded by {self.version} on {self._device} in {self.dtype}: "
+            f"{type(error).__name__}: {error}",
+            index=index,
+        )
+
+    # -- one batch ---------------------------------------------------------------------------
+
+    def _run(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> FloatMatrix:
+        features = self._flat(tokenized, rows) if self._is_static else self._padded(tokenized, rows)
+        with torch.inference_mode():
+            output: torch.Tensor = self._model(features)["sentence_embedding"]
+            output = output.to(torch.float32)
+            if self.version.truncate_dim is not None:
+                output = output[:, : self.version.truncate_dim]
+            output = torch.nn.functional.normalize(output, p=2, dim=1)
+            return output.cpu().numpy()
+
+    def _padded(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, Any]:
+        lengths = tokenized.lengths[rows]
+        width = int(lengths.max())
+        ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for line, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            place = slice(width - length, width) if self._pads_left else slice(0, length)
+            ids[line, place] = tokenized.row(int(row))
+            mask[line, place] = 1
+        features: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids).to(self._device),
+            "modality": "text",
+        }
+        if int(lengths.min()) < width:  # attention without a mask is faster
+            features["attention_mask"] = torch.from_numpy(mask).to(self._device)
+        if tokenized.prompt_tokens:
+            features["prompt_length"] = tokenized.prompt_tokens  # for poolings that leave it out
+        return features
+
+    def _flat(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """A static model averages bags of token vectors; there is nothing to pad."""
+        chosen = tokenized.select(rows.tolist())
+        return {
+            "input_ids": torch.from_numpy(chosen.ids).to(self._device),
+            "offsets": torch.from_numpy(chosen.offsets[:-1].astype(np.int32)).to(self._device),
+        }
+
+
+def _load(version: ModelVersion) -> SentenceTransformer:
+    try:
+        with _quiet_transformers():
+            model = SentenceTransformer(
+                str(version.path),
+                device="cpu",
+                trust_remote_code=version.trust_remote_code,
+                local_files_only=True,
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            )
+    except Exception as error:
+        raise ModelDamaged(
+            f"model {version} in {version.path} cannot be loaded: {type(error).__name__}: {error}. "
+            f"Its files are those that were registered; save {version.base} again with a current "
+            "sentence-transformers and register that"
+        ) from error
+    found = model.get_embedding_dimension()
+    if found is not None and found < version.dim:
+        raise ModelDamaged(
+            f"model {version} makes rows of {found} dimensions, its manifest says {version.dim}; "
+            f"register {version.base} again"
+        )
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar for reading weights."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _backend_tokenizer(model: SentenceTransformer, version: ModelVersion) -> tokenizers.Tokenizer:
+    tokenizer = model.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise ModelUnsupported(
+            f"model {version} has a tokenizer of type {type(tokenizer).__name__}; expected one "
+            "that saves a tokenizer.json"
+        )
+    return backend
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text or "alloc_failed" in text
+    )

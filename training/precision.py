@@ -1,0 +1,161 @@
+"""The number format an encoder computes in, chosen by measurement on the device at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+DtypeName = Literal["fp32", "bf16", "fp16"]
+Probe = Callable[[Sequence[str]], NDArray[np.float32]]
+
+log = logging.getLogger(__name__)
+
+MIN_SPEED_UP = 1.1  # of the lower precision, to be worth it
+MIN_COSINE = 0.995  # between the rows of both precisions, of every probe text
+RUNS = 3  # of which the fastest counts
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PROBE_TEXTS = (
+    "Which medicine lowers blood pressure?",
+    "The contract ends on the last day of the month in which either party gives notice.",
+    "def read(path): return open(path).read()  # raises FileNotFoundError when it is not there",
+    "The results were 3.14, 2.72 and 1.41 (n = 120, p < 0.05), which the earlier study had not "
+    "found in its smaller group of patients; a third group was left out.",
+    "Rain is expected in the north by the evening. In the south it stays dry, and temperatures "
+    "rise to 31 degrees; the sea is calm, with light winds from the west. Tomorrow brings more "
+    "clouds, and a thunderstorm or two over the hills before it clears up again at night.",
+    "A queue holds what has come in and has not been looked at. When it is full, the sender waits; "
+    "when it is empty, the reader waits. Neither has to know how fast the other one is, and so a "
+    "slow disk and a fast network can work side by side for as long as the average holds. What "
+    "breaks the average is a reader that stops, and that is what the time limit is there to tell.",
+)
+
+
+def choose_dtype(
+    model: torch.nn.Module,
+    fingerprint: str,
+    *,
+    device: torch.device,
+    wanted: Literal["auto"] | DtypeName,
+    probe: Probe,
+    cache_dir: Path | None,
+) -> DtypeName:
+    """Move the model to the device in the number format wanted, and say which it is.
+
+    `auto` takes 16-bit numbers where they are at least 1.1 times as fast as fp32 and keep every
+    probe row's cosine to fp32 at 0.995 or more. probe encodes texts with the model as it is.
+    """
+    cache = _Cache(cache_dir, fingerprint, device)
+    chosen = cache.read() if wanted == "auto" else wanted
+    if chosen is not None:
+        _convert(model, chosen)
+        model.to(device)
+        return chosen
+    lower = _lower(device)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError:
+        log.warning("the model does not fit on %s in fp32; using %s unmeasured", device, lower)
+        _convert(model, lower)
+        model.to(device)
+        return lower
+    chosen = _measure(model, lower, device, probe)
+    cache.write(chosen)
+    return chosen
+
+
+def _lower(device: torch.device) -> DtypeName:
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "fp16"
+    return "bf16"
+
+
+def _convert(model: torch.nn.Module, dtype: DtypeName) -> list[torch.Tensor]:
+    """The parameters as they were. Buffers stay: rotary frequencies need all their digits."""
+    kept = [parameter.data for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(_DTYPES[dtype])
+    return kept
+
+
+def _measure(
+    model: torch.nn.Module, lower: DtypeName, device: torch.device, probe: Probe
+) -> DtypeName:
+    exact, full_s = _timed(probe)
+    kept = _convert(model, lower)
+    try:
+        rows, half_s = _timed(probe, give_up_s=2 * full_s)
+    except Exception as error:
+        log.info("%s does not work on %s (%s); using fp32", lower, device, error)
+        rows, half_s = exact, float("inf")
+    cosine = float(np.einsum("nd,nd->n", exact, rows).min())
+    log.info("%s: fp32 %.3f s, %s %.3f s, cosine %.4f", device, full_s, lower, half_s, cosine)
+    if full_s >= MIN_SPEED_UP * half_s and cosine >= MIN_COSINE:
+        return lower
+    for parameter, data in zip(model.parameters(), kept, strict=True):
+        parameter.data = data
+    return "fp32"
+
+
+def _timed(probe: Probe, *, give_up_s: float = float("inf")) -> tuple[NDArray[np.float32], float]:
+    """Rows and the seconds of the fastest run, the first one (which warms up) aside."""
+    began = time.perf_counter()
+    rows = probe(_PROBE_TEXTS)
+    best_s = time.perf_counter() - began
+    if best_s > give_up_s:
+        return rows, best_s
+    best_s = float("inf")
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        rows = probe(_PROBE_TEXTS)
+        best_s = min(best_s, time.perf_counter() - began)
+    return rows, best_s
+
+
+class _Cache:
+    """Outcomes by model and machine, in one small JSON file; losing it costs one measurement."""
+
+    def __init__(self, folder: Path | None, fingerprint: str, device: torch.device) -> None:
+        self._path = folder / "dtypes.json" if folder is not None else None
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+        threads = torch.get_num_threads()
+        self._key = f"{fingerprint[:16]} {device.type} {name} x{threads} torch-{torch.__version__}"
+
+    def read(self) -> DtypeName | None:
+        chosen = self._all().get(self._key)
+        return cast(DtypeName, chosen) if chosen in _DTYPES else None
+
+    def write(self, chosen: DtypeName) -> None:
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):  # a cache must not stop anybody
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            fresh.write_text(json.dumps({**self._all(), self._key: chosen}, indent=1))
+            fresh.replace(self._path)
+
+    def _all(self) -> dict[str, str]:
+        try:
+            value = json.loads(self._path.read_bytes()) if self._path is not None else {}
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,458 @@
+"""Immutable model versions: `<root>/<name>@<number>/` holds the files and a manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
+from training.model_files import ModelDescription, describe, files_to_keep, matters_for_vectors
+from training.model_sources import find_model, name_from
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+COPY_BYTES = 4_194_304
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VERSION = re.compile(rf"({_NAME.pattern})@([1-9][0-9]{{0,8}})")
+_INCOMING = ".incoming-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFile:
+    """One file of a version, as it was registered."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelVersion:
+    """One registered model: its files, and every setting that decides what its vectors are."""
+
+    name: str
+    number: int
+    path: Path  # the folder; SentenceTransformer(path) loads it
+    base: str  # the version it was trained from, or the reference it was registered from
+    dim: int  # of one row, after truncation
+    max_tokens: int  # of one text, prompt and special tokens included
+    query_prompt: str
+    document_prompt: str
+    pooling: str  # mean, cls, lasttoken, ..., static; mean+max where two are joined
+    normalize: bool  # the model itself normalises; rows are normalised in any case
+    truncate_dim: int | None  # Matryoshka: keep the first so many dimensions
+    similarity: str  # what the model was made for: cosine, dot, ...
+    fingerprint: str  # sha256 over files and settings; equal fingerprints share a vector space
+    files: Mapping[str, ModelFile]  # by path inside the folder, with /
+    created_at: str  # ISO 8601, UTC
+    trust_remote_code: bool = False
+    notes: tuple[str, ...] = ()  # what a user should know about how it was registered
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)  # training data hash, loss, seed, ...
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it: everything but where the folder is."""
+        value = asdict(self)
+        del value["path"]
+        return {"format": MANIFEST_FORMAT, **value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], path: Path) -> ModelVersion:
+        fields = {key: item for key, item in value.items() if key != "format"}
+        fields["files"] = {name: ModelFile(**file) for name, file in fields["files"].items()}
+        fields["notes"] = tuple(fields["notes"])
+        return cls(path=path, **fields)
+
+    def verify(self) -> None:
+        """Read every file and compare it with the manifest; about 0.1 s for 100 MB.
+
+        Raises ModelDamaged naming the first file that is missing, changed or not expected.
+        """
+        for name, registered in self.files.items():
+            file = self.path / name
+            try:
+                found = _digest(file)
+            except OSError as error:
+                raise _damaged(self, f"{name} cannot be read ({error.strerror})") from error
+            if found.size_bytes != registered.size_bytes:
+                raise _damaged(
+                    self,
+                    f"{name} has {found.size_bytes:,} bytes, expected {registered.size_bytes:,}",
+                )
+            if found.sha256 != registered.sha256:
+                raise _damaged(self, f"{name} is not the file that was registered")
+        for file in sorted(self.path.rglob("*")):
+            name = file.relative_to(self.path).as_posix()
+            if file.is_file() and name != MANIFEST and name not in self.files:
+                raise _damaged(self, f"{name} was not registered")
+
+
+class ModelRegistry:
+    """All model versions under one folder. Any number of processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def register(
+        self,
+        ref: str | Path,
+        *,
+        name: str | None = None,
+        truncate_dim: int | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        max_tokens: int | None = None,
+        trust_remote_code: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Copy a model into the registry as the next version of its name, and return it.
+
+        ref: a folder, `package:NAME` (a Python package that ships a model), or a hub id
+        (`organisation/name`, `organisation/name@revision`). Settings left out are the model's own.
+        The same files with the same settings give the version that is there already.
+
+        Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported; TrainingError when the
+        registry cannot be written.
+        """
+        folder = find_model(str(ref), trust_remote_code=trust_remote_code)
+        name = name_from(str(ref)) if name is None else name
+        if not _NAME.fullmatch(name):
+            raise ModelNotFound(
+                f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-' (--name)"
+            )
+        model = describe(folder, trust_remote_code=trust_remote_code)
+        version = _describe_version(
+            folder,
+            model,
+            name=name,
+            base=str((lineage or {}).get("base", ref)),
+            truncate_dim=truncate_dim,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            max_tokens=max_tokens,
+            trust_remote_code=trust_remote_code,
+        )
+        version = replace(version, metrics=dict(metrics or {}), lineage=dict(lineage or {}))
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return self._same(version) or self._store(version, folder, model.added_files)
+        except OSError as error:
+            raise TrainingError(
+                f"model {name} could not be stored under {self.root}: {error}; check the free "
+                "space and the permissions, then register it again"
+            ) from error
+
+    def get(self, name: str, number: int) -> ModelVersion:
+        """One version by its number. Raises ModelNotFound, ModelDamaged."""
+        path = self.root / f"{name}@{number}"
+        if not path.is_dir():
+            raise ModelNotFound(f"no model version {path.name}; {self._known()}")
+        return _read_manifest(path, name, number)
+
+    def resolve(self, text: str) -> ModelVersion:
+        """`support@3`, or `support` for the newest. Raises ModelNotFound, ModelDamaged."""
+        if match := _VERSION.fullmatch(text):
+            return self.get(match[1], int(match[2]))
+        numbers = [number for name, number in self._stored() if name == text]
+        if not numbers:
+            raise ModelNotFound(f"no model named {text!r}; {self._known()}")
+        return self.get(text, max(numbers))
+
+    def list(self) -> list[ModelVersion]:
+        """Every readable version, by name and number; `damaged` tells about the others."""
+        versions: list[ModelVersion] = []
+        for name, number in self._stored():
+            with contextlib.suppress(ModelDamaged, ModelNotFound):
+                versions.append(self.get(name, number))
+        return versions
+
+    def damaged(self) -> dict[str, str]:
+        """Versions whose manifest is missing or unreadable, and what is wrong with each."""
+        problems: dict[str, str] = {}
+        for name, number in self._stored():
+            try:
+                self.get(name, number)
+            except ModelDamaged as error:
+                problems[f"{name}@{number}"] = str(error)
+        return problems
+
+    def verify(self, text: str) -> ModelVersion:
+        """Resolve a version and compare every file with its manifest. Raises ModelDamaged."""
+        version = self.resolve(text)
+        version.verify()
+        return version
+
+    def remove(self, text: str) -> None:
+        """Delete one version (`support@3`), readable or not; its number is not given out again.
+        Whether a generation still needs it is for the caller to ask. Raises ModelNotFound."""
+        match = _VERSION.fullmatch(text)
+        if match is None or not (self.root / text).is_dir():
+            raise ModelNotFound(f"no model version {text!r} to remove; {self._known()}")
+        with self._locked():
+            removed = self.root / ".removed"
+            removed.mkdir(exist_ok=True)
+            (removed / text).touch()
+            leaving = self.root / f"{_INCOMING}{secrets.token_hex(8)}"
+            (self.root / text).rename(leaving)
+        shutil.rmtree(leaving)
+
+    def _same(self, version: ModelVersion) -> ModelVersion | None:
+        for name, number in reversed(self._stored()):
+            if name == version.name:
+                with contextlib.suppress(ModelDamaged, ModelNotFound):
+                    stored = self.get(name, number)
+                    if stored.fingerprint == version.fingerprint:
+                        return stored
+        return None
+
+    def _store(
+        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes]
+    ) -> ModelVersion:
+        with self._incoming() as incoming:
+            for name, registered in version.files.items():
+                target = incoming / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copied = (
+                    _write(target, added[name]) if name in added else _copy(folder / name, target)
+                )
+                if copied != registered:
+                    raise ModelDamaged(
+                        f"{folder / name} changed while it was registered; wait until nothing "
+                        "writes to it and register it again"
+                    )
+            with self._locked():
+                if (stored := self._same(version)) is not None:
+                    return stored
+                version = replace(version, number=self._next_number(version.name))
+                path = self.root / str(version)
+                manifest = json.dumps(version.to_json(), indent=2, ensure_ascii=False)
+                _write(incoming / MANIFEST, manifest.encode())
+                for place in [*sorted(p for p in incoming.rglob("*") if p.is_dir()), incoming]:
+                    _sync_folder(place)
+                incoming.rename(path)
+                _sync_folder(self.root)
+        for note in version.notes:
+            log.warning("%s: %s", version, note)
+        return replace(version, path=path)
+
+    @contextlib.contextmanager
+    def _incoming(self) -> Iterator[Path]:
+        """A folder to write into, gone afterwards unless it was renamed. Whoever writes holds a
+        lock on it; folders that nobody holds were left by killed processes and are cleaned."""
+        path = self.root / f"{_INCOMING}{secrets.token_hex(8)}"
+        with self._locked():
+            self._clean()
+            path.mkdir()
+            handle = os.open(path, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+
+    def _clean(self) -> None:
+        for path in self.root.glob(f"{_INCOMING}*"):
+            with contextlib.suppress(OSError):
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path)
+                finally:
+                    os.close(handle)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process or thread at a time; held for moments only."""
+        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _next_number(self, name: str) -> int:
+        folders = [*self.root.glob(f"{name}@*"), *self.root.glob(f".removed/{name}@*")]
+        matches = [_VERSION.fullmatch(folder.name) for folder in folders]
+        return 1 + max((int(match[2]) for match in matches if match is not None), default=0)
+
+    def _stored(self) -> Sequence[tuple[str, int]]:
+        """(name, number) of every version folder, sorted."""
+        matches = [_VERSION.fullmatch(folder.name) for folder in self.root.glob("*@*")]
+        return sorted((match[1], int(match[2])) for match in matches if match is not None)
+
+    def _known(self) -> str:
+        names = sorted({name for name, _ in self._stored()})
+        if not names:
+            return "the registry is empty. Run `reindexer models register REF`"
+        return f"there are {', '.join(names)}. See `reindexer models list`"
+
+
+def _describe_version(
+    folder: Path,
+    model: ModelDescription,
+    *,
+    name: str,
+    base: str,
+    truncate_dim: int | None,
+    query_prompt: str | None,
+    document_prompt: str | None,
+    max_tokens: int | None,
+    trust_remote_code: bool,
+) -> ModelVersion:
+    """The version that this folder and these settings make, without a number and a place."""
+    truncate_dim = model.truncate_dim if truncate_dim is None else truncate_dim
+    if truncate_dim is not None and not 0 < truncate_dim <= model.dim:
+        raise ModelUnsupported(
+            f"{folder} makes rows of {model.dim} dimensions; {truncate_dim} cannot be kept of them"
+        )
+    max_tokens = model.max_tokens if max_tokens is None else max_tokens
+    if not 8 <= max_tokens <= model.longest_tokens:
+        raise ModelUnsupported(
+            f"{folder} reads up to {model.longest_tokens:,} tokens; max_tokens is {max_tokens}, "
+            f"expected 8 to {model.longest_tokens:,}"
+        )
+    files = {
+        path.relative_to(folder).as_posix(): _digest(path)
+        for path in files_to_keep(folder, trust_remote_code=trust_remote_code)
+        if path.name != MANIFEST
+    }
+    for added, content in model.added_files.items():
+        files[added] = ModelFile(
+            sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+        )
+    version = ModelVersion(
+        name=name,
+        number=0,
+        path=folder,
+        base=base,
+        dim=truncate_dim or model.dim,
+        max_tokens=max_tokens,
+        query_prompt=model.query_prompt if query_prompt is None else query_prompt,
+        document_prompt=model.document_prompt if document_prompt is None else document_prompt,
+        pooling=model.pooling,
+        normalize=model.normalize,
+        truncate_dim=truncate_dim,
+        similarity=model.similarity,
+        fingerprint="",
+        files=dict(sorted(files.items())),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        trust_remote_code=trust_remote_code,
+        notes=model.notes,
+    )
+    return replace(version, fingerprint=_fingerprint(version))
+
+
+def _fingerprint(version: ModelVersion) -> str:
+    """sha256 over all that decides a vector: files by content, and settings; never a name, a path,
+    a time or documentation."""
+    deciding = {
+        "files": {
+            name: file.sha256 for name, file in version.files.items() if matters_for_vectors(name)
+        },
+        "dim": version.dim,
+        "max_tokens": version.max_tokens,
+        "query_prompt": version.query_prompt,
+        "document_prompt": version.document_prompt,
+        "pooling": version.pooling,
+        "normalize": version.normalize,
+        "truncate_dim": version.truncate_dim,
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path, name: str, number: int) -> ModelVersion:
+    again = f"Run `reindexer models remove {path.name}` and register the model again"
+    try:
+        value = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ModelDamaged(
+            f"{path.name} is half written: {MANIFEST} is missing in {path}. {again}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelDamaged(f"{path / MANIFEST} cannot be read ({error}). {again}") from error
+    if isinstance(value, dict) and value.get("format", 0) > MANIFEST_FORMAT:
+        raise ModelDamaged(
+            f"{path / MANIFEST} has format {value['format']}, this release reads up to "
+            f"{MANIFEST_FORMAT}; upgrade reindexer"
+        )
+    try:
+        version = ModelVersion.from_json(value, path.resolve())
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelDamaged(
+            f"{path / MANIFEST} is not a model manifest ({error}). {again}"
+        ) from error
+    if (version.name, version.number) != (name, number):
+        raise ModelDamaged(f"{path} holds {version}; rename the folder back to {version}")
+    if version.fingerprint != _fingerprint(version):
+        raise ModelDamaged(f"{path / MANIFEST} was changed after it was written. {again}")
+    return version
+
+
+def _damaged(version: ModelVersion, what: str) -> ModelDamaged:
+    return ModelDamaged(
+        f"model {version} in {version.path}: {what}. `reindexer models verify {version}` checks it "
+        f"again; to replace it run `reindexer models remove {version}` and "
+        f"`reindexer models register {version.base}`"
+    )
+
+
+def _digest(path: Path) -> ModelFile:
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return ModelFile(sha256=sha256, size_bytes=stream.tell())
+
+
+def _copy(source: Path, target: Path) -> ModelFile:
+    digest, size_bytes = hashlib.sha256(), 0
+    with source.open("rb") as read, target.open("xb") as write:
+        while block := read.read(COPY_BYTES):
+            digest.update(block)
+            size_bytes += len(block)
+            write.write(block)
+        write.flush()
+        _finish(write.fileno())
+    return ModelFile(sha256=digest.hexdigest(), size_bytes=size_bytes)
+
+
+def _write(target: Path, content: bytes) -> ModelFile:
+    with target.open("xb") as write:
+        write.write(content)
+        write.flush()
+        _finish(write.fileno())
+    return ModelFile(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def _finish(handle: int) -> None:
+    os.fchmod(handle, 0o444)  # a version never changes
+    os.fsync(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
