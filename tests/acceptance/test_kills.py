@@ -1,0 +1,191 @@
+"""SIGKILL at random moments of ingest, build, cut-over and sync; then everything is equal."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reindexer.build_job import BuildJob
+from reindexer.cutover import cut_over
+from reindexer.data_directory import DataDirectory, open_data_directory
+from reindexer.ingest import ingest
+from reindexer.journal import BUILD_LEASE, SYNC_LEASE
+from reindexer.opening import Opener
+from reindexer.settings import Settings
+from reindexer.sources.opening import open_source
+from reindexer.upgrade import find_model, recipe_for
+from reindexer.verify import verify_structure
+from tests.acceptance.conftest import text_of, write_jsonl
+
+N_DOCUMENTS = 600
+WINDOW = 64
+ROUNDS = {"ingest": 10, "build": 10, "cut_over": 6, "sync": 10}
+SEED = 4
+
+# Real processes and real signals; only the seconds that importing torch takes are paid once.
+spawn = multiprocessing.get_context("forkserver")
+spawn.set_forkserver_preload(
+    ["sentence_transformers", "reindexer.build", "reindexer.ingest", "reindexer.sync"]
+)
+
+
+def _settings(data_dir: Path) -> Settings:
+    return Settings(data_dir=data_dir, window=WINDOW)
+
+
+def _ingest(data_dir: Path, source: Path) -> None:
+    with open_data_directory(_settings(data_dir)) as data:
+        ingest(data.corpus, open_source(str(source), name="default"), batch=50)
+
+
+def _build(data_dir: Path, generation: str, token: int) -> None:
+    from reindexer.build import run_job
+    from training.encoder import Encoder, TokenizedTexts
+
+    encode = Encoder.encode_tokenized
+
+    def counted(encoder: Encoder, tokenized: TokenizedTexts) -> Any:
+        with _encoded_log(data_dir, generation).open("a") as log:
+            log.write(f"{len(tokenized)}\n")
+        return encode(encoder, tokenized)
+
+    Encoder.encode_tokenized = counted  # type: ignore[method-assign]
+    settings = {"data_dir": str(data_dir), "window": WINDOW}
+    run_job(BuildJob(generation=generation, token=token, settings=settings))
+
+
+def _encoded_log(data_dir: Path, generation: str) -> Path:
+    """One line for each batch of passages that was given to the model, killed or not."""
+    return data_dir / f"encoded-{generation}.log"
+
+
+def _cut_over(data_dir: Path, target: str) -> None:
+    with open_data_directory(_settings(data_dir)) as data:
+        cut_over(data, target)
+
+
+def _sync(data_dir: Path) -> None:
+    from reindexer.sync import sync_once
+
+    with open_data_directory(_settings(data_dir)) as data, data.journal.lease(SYNC_LEASE) as lease:
+        sync_once(data, lease)
+
+
+class Killer:
+    """Runs something in a process of its own and kills it at a random moment of its life."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self.kills = 0
+
+    def run_and_kill(self, target: Callable[..., None], *args: Any, longest_s: float) -> None:
+        process = spawn.Process(target=target, args=args)
+        process.start()
+        process.join(self._random.uniform(0.01, longest_s))
+        if process.is_alive():
+            process.kill()
+            self.kills += 1
+        process.join()
+
+    def run(self, target: Callable[..., None], *args: Any) -> float:
+        """To the end; returns how long that took, in seconds."""
+        began = time.monotonic()
+        process = spawn.Process(target=target, args=args)
+        process.start()
+        process.join()
+        assert process.exitcode == 0, f"{target.__name__} ended with {process.exitcode}"
+        return time.monotonic() - began
+
+
+@pytest.mark.timeout(280)
+def test_kills_at_random_moments_lose_and_repeat_nothing(
+    tmp_path: Path, two_models: tuple[Path, Path]
+) -> None:
+    data_dir, killer = tmp_path / "data", Killer(SEED)
+    rng = random.Random(SEED)
+    documents = {f"d{number}": text_of(number) for number in range(N_DOCUMENTS)}
+    source = write_jsonl(tmp_path / "docs.jsonl", documents)
+
+    for _ in range(ROUNDS["ingest"]):
+        killer.run_and_kill(_ingest, data_dir, source, longest_s=0.6)
+    killer.run(_ingest, data_dir, source)
+
+    with open_data_directory(_settings(data_dir)) as data:
+        assert data.corpus.count() == N_DOCUMENTS
+        for path in two_models:
+            target = _new_generation(data, str(path))
+            before = killer.kills
+            encoded_twice = _build_with_kills(data, killer, target, ROUNDS["build"] // 2)
+            assert encoded_twice <= WINDOW * (killer.kills - before)
+            for _ in range(ROUNDS["cut_over"] // 2):
+                killer.run_and_kill(_cut_over, data_dir, target, longest_s=0.4)
+            live = data.catalog.live()
+            if live is None or live.name != target:
+                killer.run(_cut_over, data_dir, target)
+        pointers = data.catalog.pointers()
+        assert (pointers.live, pointers.standby) == ("docs@2", "docs@1")
+
+        for round_number in range(ROUNDS["sync"]):
+            _change_some(data, rng, documents, round_number)
+            killer.run_and_kill(_sync, data_dir, longest_s=1.5)
+        killer.run(_sync, data_dir)
+
+        assert killer.kills >= 30, f"only {killer.kills} kills hit a living process"
+        truth = {row.doc_id for row in data.corpus.identities() if not row.deleted}
+        assert truth == set(documents)
+        _assert_equal_both_ways(data, ["docs@1", "docs@2"])
+
+
+def _new_generation(data: DataDirectory, model: str) -> str:
+    generation = data.catalog.record(recipe_for(data, find_model(data, model)))
+    data.journal.record_build(
+        generation.name, start_head=data.corpus.head(), docs_total=data.corpus.count()
+    )
+    return generation.name
+
+
+def _build_with_kills(data: DataDirectory, killer: Killer, target: str, rounds: int) -> int:
+    """Returns how many passages were encoded more often than once."""
+    with data.journal.lease(BUILD_LEASE) as lease:
+        for _ in range(rounds):
+            killer.run_and_kill(_build, data.path, target, lease.token, longest_s=3.0)
+            if data.catalog.get(target).state == "ready":
+                break
+        if data.catalog.get(target).state != "ready":
+            killer.run(_build, data.path, target, lease.token)
+    assert data.catalog.get(target).state == "ready"
+    batches = _encoded_log(data.path, target).read_text().split()
+    return sum(map(int, batches)) - N_DOCUMENTS
+
+
+def _change_some(
+    data: DataDirectory, rng: random.Random, documents: dict[str, str], round_number: int
+) -> None:
+    from search.documents import Document
+
+    for _ in range(20):
+        doc_id = f"d{rng.randrange(N_DOCUMENTS + 50)}"
+        if rng.random() < 0.3:
+            documents.pop(doc_id, None)
+            data.corpus.delete([doc_id])
+        else:
+            documents[doc_id] = text_of(rng.randrange(1_000), version=round_number)
+            data.corpus.put([Document.of(doc_id=doc_id, text=documents[doc_id])])
+
+
+def _assert_equal_both_ways(data: DataDirectory, names: list[str]) -> None:
+    opener = Opener(data, writable=False)
+    for name in names:
+        opened = opener.open(name)
+        watermark = data.catalog.get(name).watermark
+        assert watermark == data.corpus.head()
+        checks = verify_structure(data.corpus, opened, watermark=watermark)
+        opened.close()
+        assert [check for check in checks if not check.passed] == []
+    opener.close()
