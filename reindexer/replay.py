@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from training.errors import EncodingFailed
 
 if TYPE_CHECKING:
     from training.encoder import Encoder, TokenizedTexts
-
-Item = TypeVar("Item")
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
 UPSERT_POINTS = 1_024
@@ -342,7 +340,7 @@ def _point(passage: Passage, change: Change) -> Point:
     )
 
 
-def _put(into: queue.Queue, item: object, stop: threading.Event) -> bool:  # type: ignore[type-arg]
+def _put(into: queue.Queue[Any], item: object, stop: threading.Event) -> bool:
     """False when the pipeline stopped before there was room."""
     while not stop.is_set():
         try:
@@ -353,7 +351,7 @@ def _put(into: queue.Queue, item: object, stop: threading.Event) -> bool:  # typ
     return False
 
 
-def _get(source: queue.Queue[Item | None], stop: threading.Event) -> Item | None:
+def _get(source: queue.Queue[Any], stop: threading.Event) -> Any:
     """None when the pipeline stopped, or at its end."""
     while True:
         try:
