@@ -61,7 +61,7 @@ def ingest(
     source: DocumentSource,
     *,
     delete_missing: bool = False,
-    batch: int = 2_000,
+    batch: int = 5_000,
     on_progress: Callable[[IngestProgress], None] | None = None,
 ) -> IngestReport:
     """Put every document of a source into the corpus; a bad row is reported and left out.

@@ -263,7 +263,7 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _sqlite_engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_S})
+    engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_S}, paramstyle="named")
 
     @sa.event.listens_for(engine, "connect")
     def _set_pragmas(connection: Any, _record: Any) -> None:

@@ -53,6 +53,10 @@ def _n_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
 def _kind(value: object) -> str:
     if value is None:
         return "null"
@@ -65,6 +69,8 @@ def _scalar(key: str, value: object) -> Scalar:
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
+        if value.isascii() and "\x00" not in value:  # spares most values the message
+            return value
         return _text(value, f"metadata field {key!r}")
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
@@ -120,7 +126,7 @@ def validate_doc_id(value: object) -> str:
     """A usable doc_id: text or integer, not empty, at most 512 bytes, no control characters."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and _is_blank(value)):
         raise InvalidDocument("no id: expected a non-empty _id, id or doc_id")
     doc_id = _text(value, "the id")
     if _n_bytes(doc_id) > MAX_DOC_ID_BYTES:
@@ -167,7 +173,7 @@ class Document:
         valid_id = validate_doc_id(doc_id)
         valid_text = _text(text, "the text")
         valid_title = "" if title is None else _text(title, "the title")
-        if not valid_text.strip() and not valid_title.strip():
+        if _is_blank(valid_text) and _is_blank(valid_title):
             raise InvalidDocument("the text and the title are empty")
         n_bytes = _n_bytes(valid_text) + _n_bytes(valid_title)
         if n_bytes > MAX_TEXT_BYTES:

@@ -19,6 +19,7 @@ TEXT_FIELDS = ("text", "contents", "content", "body")
 TITLE_FIELDS = ("title",)
 METADATA_FIELD = "metadata"
 _SHOWN_FIELDS = 20
+_PLAIN_TYPES = frozenset({str, bool})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,12 +150,12 @@ def _metadata(record: Mapping[str, object], used: tuple[str, str, str | None]) -
     for name, value in record.items():
         if name in used or name == METADATA_FIELD:
             continue
-        if type(value) is str:  # most of them
+        if type(value) in _PLAIN_TYPES:
             metadata[name] = value
         else:
             _collect(metadata, name, value)
     nested = record.get(METADATA_FIELD)
-    if isinstance(nested, Mapping):
+    if isinstance(nested, dict):
         for name, value in nested.items():
             if name not in metadata:
                 _collect(metadata, name, value)
@@ -164,7 +165,7 @@ def _metadata(record: Mapping[str, object], used: tuple[str, str, str | None]) -
 
 
 def _collect(metadata: dict[str, object], name: str, value: object) -> None:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             _collect(metadata, f"{name}.{key}", item)
     elif isinstance(value, list | tuple):
