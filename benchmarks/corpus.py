@@ -1,0 +1,105 @@
+"""Made-up documents, queries and vectors: the same on every machine, with nothing to download.
+
+Words are as frequent as in natural language (Zipf-Mandelbrot: share of rank r ~ 1 / (r + 10)), so
+posting lists have the lengths that real ones have. Document n is the same however many are asked
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.corpus import Corpus
+from search.documents import Document
+
+N_WORDS = 200_000  # in the vocabulary
+MEAN_WORDS = 60  # in a document
+KINDS = 10
+YEARS = range(2000, 2025)
+
+_PAGE = 1_000  # documents made at a time
+_PUT = 2_000  # documents written at a time
+_CLUSTERS = 1_000
+_SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+
+
+def documents(count: int, *, version: int = 0) -> Iterator[Document]:
+    """`count` documents. Another version has the same ids and metadata, and other texts."""
+    for page in range(0, count, _PAGE):
+        texts = _texts(_PAGE, MEAN_WORDS, seed=(version, page))
+        for number, text in enumerate(texts[: count - page], page):
+            words = text.split(" ", 6)
+            yield Document.of(
+                doc_id=doc_id(number),
+                title=" ".join(words[:5]),
+                text=text,
+                metadata={
+                    "kind": f"kind-{number % KINDS}",
+                    "year": YEARS[number // KINDS % len(YEARS)],
+                },
+            )
+
+
+def doc_id(number: int) -> str:
+    return f"doc-{number:07d}"
+
+
+def queries(count: int) -> list[str]:
+    """Distinct queries of three to nine words, drawn as the documents' words are."""
+    found: dict[str, None] = {}
+    for seed in range(10):
+        found.update(dict.fromkeys(_texts(count, 6, seed=(999, seed))))
+        if len(found) >= count:
+            break
+    return list(islice(found, count))
+
+
+def vectors(count: int, dim: int, *, seed: int = 7) -> NDArray[np.float32]:
+    """(count, dim) rows of length 1 around a thousand centres, as the passages of a corpus lie
+    around its topics. Rows of another seed lie around the same centres."""
+    centres = np.random.default_rng(0).standard_normal((_CLUSTERS, dim), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((count, dim), dtype=np.float32)
+    rows += centres[rng.integers(_CLUSTERS, size=count)]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def fill(corpus: Corpus, of: Iterable[Document]) -> int:
+    """Put documents into a corpus; returns its head."""
+    rest = iter(of)
+    while batch := list(islice(rest, _PUT)):
+        corpus.put(batch)
+    return corpus.head()
+
+
+def _texts(count: int, mean_words: int, *, seed: tuple[int, int]) -> list[str]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(mean_words // 2, mean_words * 3 // 2, count, endpoint=True)
+    drawn = np.searchsorted(_shares(), rng.random(int(lengths.sum())))
+    texts = []
+    start = 0
+    for length in lengths.tolist():
+        texts.append(" ".join(map(_word, drawn[start : start + length].tolist())))
+        start += length
+    return texts
+
+
+def _shares() -> NDArray[np.float64]:
+    """(N_WORDS,) how much of all text the words up to each rank make up."""
+    shares = np.cumsum(1 / (np.arange(1, N_WORDS + 1) + 10))
+    return shares / shares[-1]
+
+
+def _word(rank: int) -> str:
+    """Two to four syllables; frequent words are short."""
+    rank += len(_SYLLABLES)
+    syllables = []
+    while rank:
+        rank, syllable = divmod(rank, len(_SYLLABLES))
+        syllables.append(_SYLLABLES[syllable])
+    return "".join(syllables)

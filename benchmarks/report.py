@@ -1,0 +1,116 @@
+"""What a benchmark prints: hardware, figures beside their targets, and whether they were met."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    name: str
+    figure: str
+    target: str  # "" for a figure that promises nothing
+    met: bool
+    note: str
+
+
+@dataclass(slots=True)
+class Report:
+    """Figures in the order they came, printed as they come."""
+
+    title: str
+    hardware: Sequence[str] = ()  # facts beyond the machine's own: threads, number format
+    _lines: list[_Line] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        print(self.title)
+        print(", ".join([machine(), *self.hardware]), flush=True)
+
+    def figure(
+        self,
+        name: str,
+        value: float,
+        unit: str = "",
+        *,
+        digits: int = 2,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        exactly: float | None = None,
+        note: str = "",
+    ) -> None:
+        """One line of the table; `note` names the baseline or how the figure spread."""
+        targets = [
+            (sign, bound, met)
+            for sign, bound, met in (
+                ("≥", at_least, at_least is None or value >= at_least),
+                ("≤", at_most, at_most is None or value <= at_most),
+                ("=", exactly, exactly is None or value == exactly),
+            )
+            if bound is not None
+        ]
+        line = _Line(
+            name=name,
+            figure=f"{value:,.{digits}f} {unit}".rstrip(),
+            target=" ".join(f"{sign} {bound:,g}" for sign, bound, _ in targets),
+            met=all(met for _, _, met in targets),
+            note=note,
+        )
+        self._lines.append(line)
+        verdict = "" if not line.target else "met" if line.met else "MISSED"
+        print(
+            f"  {line.name:<52}{line.figure:>18}  {line.target:<10} {verdict:<7}{line.note}",
+            flush=True,
+        )
+
+    def exit_code(self) -> int:
+        """1 when a target was missed."""
+        missed = [line.name for line in self._lines if not line.met]
+        if missed:
+            print(f"missed: {'; '.join(missed)}")
+        return 1 if missed else 0
+
+
+def machine() -> str:
+    """Cores this process may use, processor, system and Python."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {_processor()}, {platform.system()}, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def interleaved(works: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each piece of work in each round, A B A B: a machine that slows down slows down
+    all of them."""
+    taken: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for times, work in zip(taken, works, strict=True):
+            times.append(seconds(work))
+    return taken
+
+
+def ratio(ours: Sequence[float], baseline: Sequence[float]) -> float:
+    """Median of ours over the median of the baseline."""
+    return statistics.median(ours) / statistics.median(baseline)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0..1) of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
