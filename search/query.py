@@ -1,0 +1,234 @@
+"""One query on its way through a searcher."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from search.answer import Answer, Explanation, Hit, Mode, Part, TookMs
+from search.dense import DenseHit, FloatVector
+from search.documents import Change, Document, Value
+from search.errors import InvalidQuery, SearchError
+from search.fusion import Fused, contributions, fuse
+from search.recipe import Recipe
+from search.snippet import query_words, snippet
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from search.lexical import LexicalHit
+    from search.searcher import Searcher, SearchRequest
+
+log = logging.getLogger(__name__)
+
+MAX_DEPTH = 10_000  # documents from each leg
+
+_DEEPER = 4  # times the depth, when tombstones have used up what the legs gave
+_NO_METADATA: Mapping[str, Value] = MappingProxyType({})
+
+
+class Query:
+    """What is known of one query so far. Used once, by one thread."""
+
+    def __init__(self, searcher: Searcher, request: SearchRequest) -> None:
+        self._searcher = searcher
+        self._request = request
+        self._began = time.perf_counter()
+        self._took_ms: dict[str, float] = {}
+        self._errors: dict[Part, Exception] = {}
+        self._vector: FloatVector | None = None
+        self._lexical: Sequence[LexicalHit] = ()
+        self._dense: Sequence[DenseHit] = ()
+
+    def answer(self) -> Answer:
+        request, searcher = self._request, self._searcher
+        depth = request.leg_depth
+        self._ask_legs(depth)
+        found = self._find()
+        while len(found) < request.k and self._is_more_than(depth):
+            depth = min(depth * _DEEPER, MAX_DEPTH)
+            self._ask_legs(depth)
+            found = self._find()
+        hits = self._hits(found)
+        return Answer(
+            query=request.query,
+            mode=request.mode,
+            generation=searcher.generation,
+            model=searcher.model,
+            hits=hits,
+            took_ms=TookMs(**self._took_ms, total=(time.perf_counter() - self._began) * 1e3),
+            problems={part: str(error) for part, error in self._errors.items()},
+        )
+
+    # -- the two legs --------------------------------------------------------------------------
+
+    def _ask_legs(self, depth: int) -> None:
+        mode = self._request.mode
+        if mode != "dense" and "lexical" not in self._errors:
+            with self._may_fail("lexical"), self._timed("lexical"):
+                self._lexical = self._searcher.lexical.search(
+                    self._request.query, depth, self._request.where
+                )
+        if mode != "lexical" and "dense" not in self._errors:
+            with self._may_fail("dense"):
+                self._ask_dense(depth)
+        failed = [part for part in ("lexical", "dense") if part in self._errors]
+        if len(failed) == (2 if mode == "hybrid" else 1):
+            error = self._errors[failed[-1]]
+            for part in failed[:-1]:
+                error.add_note(f"and the {part} leg: {self._errors[part]}")
+            raise error
+
+    def _ask_dense(self, depth: int) -> None:
+        if self._vector is None:
+            with self._timed("encode"):
+                self._vector = self._searcher.encode([self._request.query])[0]
+        with self._timed("dense"):
+            self._dense = self._searcher.collection.search(self._vector, depth, self._request.where)
+
+    def _is_more_than(self, depth: int) -> bool:
+        """Whether a leg has more documents than this to give."""
+        return depth < MAX_DEPTH and max(len(self._lexical), len(self._dense)) >= depth
+
+    # -- the documents -------------------------------------------------------------------------
+
+    def _find(self) -> list[tuple[Fused, Change | None]]:
+        """The k best that are there, with what the corpus has; None for that without a corpus."""
+        k = self._request.k
+        ranked = self._rank(k)
+        found = self._existing(ranked)
+        if len(found) < len(ranked):
+            rest = self._rank(len(self._lexical) + len(self._dense))[k:]
+            while rest and len(found) < k:
+                found += self._existing(rest[:k])
+                rest = rest[k:]
+        return found[:k]
+
+    def rank(self, k: int) -> list[Fused]:
+        with self._timed("fuse"):
+            return rank(self._request.mode, self._lexical, self._dense, self._searcher.recipe, k)
+
+    def _existing(self, ranked: Sequence[Fused]) -> list[tuple[Fused, Change | None]]:
+        """Those that the corpus still has and that match the filter as they are now: a leg may be
+        some changes behind."""
+        if "corpus" not in self._errors:
+            with self._may_fail("corpus"), self._timed("hydrate"):
+                changes = self._searcher.corpus.get_many([place.doc_id for place in ranked])
+                return [
+                    (place, change)
+                    for place in ranked
+                    if (change := changes.get(place.doc_id)) is not None
+                    and change.document is not None
+                    and all(
+                        condition.matches(change.document.metadata)
+                        for condition in self._request.where
+                    )
+                ]
+        return [(place, None) for place in ranked]
+
+    def _hits(self, found: Sequence[tuple[Fused, Change | None]]) -> tuple[Hit, ...]:
+        with self._timed("hydrate"):
+            words = query_words(self._request.query)
+            lexical = {hit.doc_id: hit for hit in self._lexical}
+            dense = {hit.doc_id: hit for hit in self._dense}
+            return tuple(
+                self._hit(
+                    rank, place, change, lexical.get(place.doc_id), dense.get(place.doc_id), words
+                )
+                for rank, (place, change) in enumerate(found, 1)
+            )
+
+    def _hit(
+        self,
+        rank: int,
+        place: Fused,
+        change: Change | None,
+        lexical: LexicalHit | None,
+        dense: DenseHit | None,
+        words: Sequence[str],
+    ) -> Hit:
+        document = change.document if change is not None else None
+        title, shown, metadata = "", "", _NO_METADATA
+        if change is not None and document is not None:
+            title, metadata = document.title, document.metadata
+            shown = snippet(_passage(document, dense, change.seq), words)
+        return Hit(
+            rank=rank,
+            doc_id=place.doc_id,
+            score=place.score,
+            title=title,
+            snippet=shown,
+            metadata=metadata,
+            lexical_rank=place.lexical_rank,
+            dense_rank=place.dense_rank,
+            explanation=Explanation(
+                lexical_score=lexical.score if lexical is not None else None,
+                dense_score=dense.score if dense is not None else None,
+                contributions=self._contributions(place),
+                passage=dense.number if dense is not None else None,
+                seq=change.seq if change is not None else None,
+            )
+            if self._request.explain
+            else None,
+        )
+
+    def _contributions(self, place: Fused) -> dict[str, float]:
+        if self._request.mode != "hybrid":
+            return {self._request.mode: place.score}
+        return contributions(place, self._searcher.recipe.fusion)
+
+    # -- time and trouble ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            ms = (time.perf_counter() - began) * 1e3
+            self._took_ms[part] = self._took_ms.get(part, 0.0) + ms
+
+    @contextlib.contextmanager
+    def _may_fail(self, part: Part) -> Iterator[None]:
+        """Go on without a part that fails, whatever the reason; only a wrong query is the user's to
+        correct."""
+        try:
+            yield
+        except InvalidQuery:
+            raise
+        except Exception as error:
+            expected = isinstance(error, SearchError | TrainingError)
+            log.warning(
+                "%s: the %s part failed: %s",
+                self._searcher.generation,
+                part,
+                error,
+                exc_info=not expected,
+            )
+            self._errors[part] = error
+
+
+def rank(
+    mode: Mode,
+    lexical: Sequence[LexicalHit],
+    dense: Sequence[DenseHit],
+    recipe: Recipe,
+    k: int,
+) -> list[Fused]:
+    """The k best; of one leg alone in its own order and with its own scores."""
+    if mode == "lexical":
+        return [Fused(hit.doc_id, hit.score, rank, None) for rank, hit in enumerate(lexical[:k], 1)]
+    if mode == "dense":
+        return [Fused(hit.doc_id, hit.score, None, rank) for rank, hit in enumerate(dense[:k], 1)]
+    return fuse(lexical, dense, recipe.fusion, k)
+
+
+def _passage(document: Document, hit: DenseHit | None, seq: int) -> str:
+    """The part of the text that the hit is about; all of it where that is not known: the dense leg
+    has not found the document, or has found it as it was before an edit."""
+    if hit is None or hit.seq != seq:
+        return document.text
+    return document.text[hit.start : hit.end] or document.text

@@ -1,0 +1,163 @@
+"""Judged queries and their corpus, read from a BEIR folder.
+
+`corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`) and `qrels/<split>.tsv`
+(`query-id`, `corpus-id`, `score`; Thakur et al. 2021).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import JudgmentsInvalid
+
+_QRELS_HEADER = "query-id<TAB>corpus-id<TAB>score"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgments:
+    """The judged queries of one split."""
+
+    queries: Mapping[str, str]  # text by query id; only those that have judgments
+    qrels: Mapping[str, Mapping[str, int]]  # grade by query id and doc_id; above 0 is relevant
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedDocument:
+    """One line of a BEIR folder's corpus.jsonl."""
+
+    doc_id: str
+    title: str
+    text: str
+
+    @property
+    def full_text(self) -> str:
+        """Title and text as one string."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
+
+def splits(folder: Path) -> list[str]:
+    """The splits of a BEIR folder that have judgments, sorted; [] when there are none."""
+    return sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+
+
+def read_judgments(folder: Path, split: str) -> Judgments:
+    """The queries of a split that have judgments, and the judgments.
+
+    Raises JudgmentsInvalid when a file is missing or a line cannot be used, naming the line.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise JudgmentsInvalid(
+            f"found {found} at {folder}; expected a folder with corpus.jsonl, queries.jsonl and "
+            "qrels/<split>.tsv"
+        )
+    there = splits(folder)
+    if split not in there:
+        found = f"the splits {', '.join(there)}" if there else "no qrels/<split>.tsv"
+        advice = f"; try --split {there[-1]}" if there else ""
+        raise JudgmentsInvalid(f"{folder}: found {found}, expected a split {split!r}{advice}")
+    qrels_path, queries_path = folder / "qrels" / f"{split}.tsv", folder / "queries.jsonl"
+    qrels = _read_qrels(qrels_path)
+    texts = {query_id: text for query_id, text in _read_queries(queries_path) if query_id in qrels}
+    missing = [query_id for query_id in qrels if query_id not in texts]
+    if missing:
+        raise JudgmentsInvalid(
+            f"{queries_path}: {len(missing)} of the {len(qrels)} queries judged in "
+            f"{qrels_path.name} are not in it, such as {missing[0]!r}"
+        )
+    return Judgments(queries={query_id: texts[query_id] for query_id in qrels}, qrels=qrels)
+
+
+def read_documents(folder: Path) -> Iterator[JudgedDocument]:
+    """The documents of a BEIR folder, one at a time.
+
+    Raises JudgmentsInvalid when the file is missing or a line cannot be used, naming the line.
+    """
+    for where, row in _rows(folder / "corpus.jsonl"):
+        title, text = row.get("title") or "", row.get("text") or ""
+        if not isinstance(title, str) or not isinstance(text, str):
+            raise JudgmentsInvalid(f"{where}: expected title and text to be text")
+        yield JudgedDocument(_id(row, where), title, text)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for number, line in _lines(path):
+        if number == 1 and line.startswith("query-id"):
+            continue
+        fields = line.split("\t")
+        grade = _grade(fields[2]) if len(fields) == 3 else None
+        if grade is None:
+            raise JudgmentsInvalid(
+                f"{path} line {number}: found {line[:80]!r}, expected {_QRELS_HEADER} with a whole "
+                "number as score"
+            )
+        grades = qrels.setdefault(fields[0], {})
+        if grades.setdefault(fields[1], grade) != grade:
+            raise JudgmentsInvalid(
+                f"{path} line {number}: query {fields[0]!r} and document {fields[1]!r} were judged "
+                f"{grades[fields[1]]} before and {grade} here; keep one of the two"
+            )
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        raise JudgmentsInvalid(
+            f"{path}: found {sum(map(len, qrels.values()))} judgments and none above 0; expected "
+            "at least one relevant document"
+        )
+    return qrels
+
+
+def _grade(text: str) -> int | None:
+    try:
+        value = float(text)
+        return int(value) if value.is_integer() else None
+    except ValueError:
+        return None
+
+
+def _read_queries(path: Path) -> Iterator[tuple[str, str]]:
+    for where, row in _rows(path):
+        text = row.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise JudgmentsInvalid(f"{where}: expected the query's words as text")
+        yield _id(row, where), text
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each JSON object with the place it was found at."""
+    for number, line in _lines(path):
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise JudgmentsInvalid(f"{where} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise JudgmentsInvalid(f"{where}: expected an object with _id and text")
+        yield where, row
+
+
+def _id(row: Mapping[str, Any], where: str) -> str:
+    value = row.get("_id", row.get("id"))
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise JudgmentsInvalid(f"{where}: found no _id")
+    return str(value)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, numbered from 1."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.rstrip("\n")
+    except FileNotFoundError:
+        raise JudgmentsInvalid(f"{path} is missing; expected a BEIR folder with it") from None
+    except UnicodeDecodeError as error:
+        raise JudgmentsInvalid(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise JudgmentsInvalid(f"{path} cannot be read: {error.strerror}") from None
