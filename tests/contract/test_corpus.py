@@ -392,6 +392,25 @@ def test_writers_of_the_same_documents_do_not_collide(corpus: Corpus) -> None:
     assert [change.seq for change in changes] == list(range(corpus.head() - 7, corpus.head() + 1))
 
 
+def test_of_two_sources_that_race_for_an_id_one_gets_it(corpus: Corpus) -> None:
+    rounds = 25
+    start = threading.Barrier(2)
+
+    def write(source: str) -> list[bool]:
+        won = []
+        for i in range(rounds):
+            start.wait()
+            won.append(corpus.put([doc(f"d{i}", source, source=source)]).added == 1)
+        return won
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(write, ["one", "two"])
+
+    assert [a + b for a, b in zip(one, two, strict=True)] == [1] * rounds
+    owners = [corpus.get(f"d{i}") for i in range(rounds)]
+    assert [document and document.source == "one" for document in owners] == one
+
+
 def test_a_reader_does_not_wait_for_a_writer(corpus: Corpus, database: Database) -> None:
     corpus.put([doc("a", "old")])
     with database.write() as connection:
