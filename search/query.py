@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_DEPTH = 10_000  # documents from each leg
 
+_REFILL = 50  # candidates looked up at once, when some of the first k are gone
 _DEEPER = 4  # times the depth, when tombstones have used up what the legs gave
 _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 
@@ -102,12 +103,13 @@ class Query:
         found = self._existing(ranked)
         if len(found) < len(ranked):
             rest = self._rank(len(self._lexical) + len(self._dense))[k:]
+            n = max(k, _REFILL)
             while rest and len(found) < k:
-                found += self._existing(rest[:k])
-                rest = rest[k:]
+                found += self._existing(rest[:n])
+                rest = rest[n:]
         return found[:k]
 
-    def rank(self, k: int) -> list[Fused]:
+    def _rank(self, k: int) -> list[Fused]:
         with self._timed("fuse"):
             return rank(self._request.mode, self._lexical, self._dense, self._searcher.recipe, k)
 
