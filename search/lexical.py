@@ -34,14 +34,13 @@ from search.lexical_files import (
 )
 from search.lexical_state import Base, LexicalState, Vocabulary, bm25
 from search.metadata import Fields
-from search.ragged import RowNumbers
 from search.recipe import AnalyzerRecipe
 
 # Compaction is due when this share of the documents has changed, but not for fewer changes than
 # pay for it, nor later than when a save of the changes takes seconds.
 COMPACT_SHARE = 1 / 8
 MIN_PENDING, MAX_PENDING = 2_000, 50_000  # changes
-SPARE_HITS = 32  # asked of bm25s beyond k, to see whether documents tie at the k-th place
+SPARE_HITS = 16  # asked of bm25s beyond k, to see whether documents tie at the k-th place
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +152,10 @@ class LexicalIndex:
             return []
         mask = state.matches(where) if where else None
         rows, scores = _best(*_engine(state, terms), state.n_rows, k, mask)
-        hits = zip(state.doc_ids(rows), scores.tolist(), state.seqs(rows), strict=True)
-        return [
-            LexicalHit(doc_id, score, seq)
-            for doc_id, score, seq in sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
-        ]
+        ranked = sorted(
+            zip([-score for score in scores], state.doc_ids(rows), state.seqs(rows), strict=True)
+        )
+        return [LexicalHit(doc_id, -negative, seq) for negative, doc_id, seq in ranked[:k]]
 
     def matched_terms(self, query: str) -> list[str]:
         """The query's terms, each once, that at least one document holds."""
@@ -167,7 +165,7 @@ class LexicalIndex:
         ]
 
     def contains(self, doc_id: str) -> bool:
-        return self._now.row(doc_id) is not None
+        return self._now.contains(doc_id)
 
     def scan(self) -> Iterator[tuple[str, int, str]]:
         """(doc_id, seq, content_hash) of every document, as of now."""
@@ -274,7 +272,7 @@ def warm() -> None:
 
 def _known(state: LexicalState, terms: list[str]) -> list[int]:
     """The numbers of the terms that a document holds."""
-    numbers = [state.vocabulary.numbers.get(term) for term in terms]
+    numbers = [state.vocabulary.get(term) for term in terms]
     return [
         number
         for number in numbers
@@ -321,21 +319,22 @@ def _index(
 
 def _best(
     index: Any, terms: list[int], n_rows: int, k: int, mask: NDArray[np.float32] | None
-) -> tuple[RowNumbers, NDArray[np.float32]]:
-    """Rows with a score above 0 that may be among the k best, all that tie at the k-th place
-    included, and their scores."""
+) -> tuple[list[int], list[float]]:
+    """The k best rows with a score above 0, all that tie at the k-th place included, and their
+    scores."""
     asked = min(k + SPARE_HITS, n_rows)
     found = index.retrieve([terms], k=asked, weight_mask=mask, show_progress=False)
-    rows, scores = found.documents[0], found.scores[0]
-    n_scored = int(np.count_nonzero(scores > 0))
-    if n_scored <= k:
-        return rows[:n_scored], scores[:n_scored]
-    if scores[-1] == scores[k - 1] and asked < n_rows:
+    rows: list[int] = found.documents[0].tolist()
+    scores: list[float] = found.scores[0].tolist()
+    least = scores[k - 1] if k < asked else 0.0
+    if least > 0 and scores[-1] == least and asked < n_rows:
         every = index.get_scores_from_ids(terms, weight_mask=mask)
-        rows = np.flatnonzero(every >= every[rows[:k]].min())
-        return rows, every[rows]
-    tied = scores >= scores[k - 1]
-    return rows[tied], scores[tied]
+        best = np.flatnonzero(every >= every[rows[:k]].min())
+        return best.tolist(), every[best].tolist()
+    n_hits = k if least > 0 else 0
+    while n_hits < asked and scores[n_hits] >= least and scores[n_hits] > 0:
+        n_hits += 1
+    return rows[:n_hits], scores[:n_hits]
 
 
 @cache

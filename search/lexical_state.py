@@ -18,23 +18,25 @@ from search.postings import TOMBSTONE, Postings, Rows, merge_blocks
 from search.ragged import Ragged, RowNumbers, gather, merge_order
 
 MAX_CACHED_MASKS = 32  # filters remembered, n_rows bytes each
+SCAN_BATCH = 10_000  # documents decoded at a time
 MIN_UNUSED_TERMS = 1_000  # fewer terms that no document holds any more are left where they are
 
 
-class Vocabulary:
-    """Terms ↔ numbers. Only grows; states that know fewer terms ignore the later ones."""
+class Vocabulary(dict[str, int]):
+    """term → number; a term that is asked for as vocabulary[term] gets one if it has none.
+
+    Only grows; states that know fewer terms ignore the later ones.
+    """
 
     def __init__(self, terms: Iterable[str] = ()) -> None:
-        self.terms = list(terms)
-        # Not dict(zip(…)): one call over a million terms would keep every query waiting.
-        self.numbers = {term: number for number, term in enumerate(self.terms)}
+        super().__init__()
+        self.terms: list[str] = []  # by number
+        for term in terms:  # not in one call, which over a million terms would hold up queries
+            self[term]
 
-    def add(self, term: str) -> int:
-        number = self.numbers.get(term)
-        if number is None:
-            number = len(self.terms)
-            self.terms.append(term)
-            self.numbers[term] = number
+    def __missing__(self, term: str) -> int:
+        number = self[term] = len(self.terms)
+        self.terms.append(term)
         return number
 
 
@@ -185,6 +187,7 @@ class LexicalState:
         np.cumsum(np.bincount(arrays["postings.terms"], minlength=n_terms), out=starts[1:])
         live = np.ones(n_base + len(changed), np.bool_)
         live[arrays["dead"]] = False
+        doc_ids = changed.doc_ids.texts(range(len(changed)))
         gone = base.rows.terms.gather(np.flatnonzero(~live[:n_base])).values
         here = changed.terms.gather(np.flatnonzero(live[n_base:])).values
         return replace(
@@ -193,7 +196,7 @@ class LexicalState:
             changed_postings=Postings(
                 starts=starts, rows=arrays["postings.rows"], counts=arrays["postings.counts"]
             ),
-            latest={doc_id: row for row, doc_id in enumerate(changed.doc_ids.texts())},
+            latest={doc_id: row for row, doc_id in enumerate(doc_ids)},
             live=live,
             frequencies=base.postings.frequencies(n_terms)
             - np.bincount(gone, minlength=n_terms)
@@ -241,56 +244,43 @@ class LexicalState:
     def _masks(self) -> dict[str, NDArray[np.float32]]:
         return {}
 
-    def doc_ids(self, rows: RowNumbers) -> list[str]:
-        return self._texts(self.base.rows.doc_ids, self.changed.doc_ids, rows)
-
-    def content_hashes(self, rows: RowNumbers) -> list[str]:
-        return self._texts(self.base.rows.content_hashes, self.changed.content_hashes, rows)
-
-    def seqs(self, rows: RowNumbers) -> list[int]:
-        n_base = len(self.base.rows)
-        if not len(self.changed):
-            return [int(seq) for seq in self.base.rows.seqs[rows]]
-        parts = (self.base.rows.seqs, self.changed.seqs)
-        return [int(parts[0][row] if row < n_base else parts[1][row - n_base]) for row in rows]
-
-    def _texts(self, base: Ragged, changed: Ragged, rows: RowNumbers) -> list[str]:
-        n_base = len(self.base.rows)
-        if not len(self.changed):
+    def doc_ids(self, rows: Sequence[int]) -> list[str]:
+        base, changed, n_base = self.base.rows.doc_ids, self.changed.doc_ids, len(self.base.rows)
+        if not len(changed):
             return base.texts(rows)
         return [base.text(row) if row < n_base else changed.text(row - n_base) for row in rows]
 
-    def row(self, doc_id: str) -> int | None:
-        """The live row of a document."""
-        row = self.latest.get(doc_id)
-        if row is not None:
-            row += len(self.base.rows)
-            return row if self.live[row] else None
+    def seqs(self, rows: Sequence[int]) -> list[int]:
+        base, changed, n_base = self.base.rows.seqs, self.changed.seqs, len(self.base.rows)
+        return [int(base[row] if row < n_base else changed[row - n_base]) for row in rows]
+
+    def contains(self, doc_id: str) -> bool:
+        return self._find(doc_id)[0] is not None
+
+    def _find(self, doc_id: str) -> tuple[int | None, int]:
+        """A document's live row, and the seq of its last change; (None, -1) if it had none."""
+        changed_row = self.latest.get(doc_id)
+        if changed_row is not None:
+            row = changed_row + len(self.base.rows)
+            return (row if self.live[row] else None), int(self.changed.seqs[changed_row])
         place, found = self.base.rows.doc_ids.find_text(doc_id)
-        return place if found else None
+        if found:
+            return place, int(self.base.rows.seqs[place])
+        place, found = self.base.gone.find_text(doc_id)
+        return None, int(self.base.gone_seqs[place]) if found else -1
 
-    def stored_seq(self, doc_id: str) -> int:
-        """The seq of the last change of a document that was applied; -1 when there was none."""
-        row = self.latest.get(doc_id)
-        if row is not None:
-            return int(self.changed.seqs[row])
-        for doc_ids, seqs in (
-            (self.base.rows.doc_ids, self.base.rows.seqs),
-            (self.base.gone, self.base.gone_seqs),
-        ):
-            place, found = doc_ids.find_text(doc_id)
-            if found:
-                return int(seqs[place])
-        return -1
-
-    def scan(self, batch: int = 10_000) -> Iterator[tuple[str, int, str]]:
+    def scan(self) -> Iterator[tuple[str, int, str]]:
         """(doc_id, seq, content_hash) of every live document."""
-        rows = np.flatnonzero(self.live)
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            yield from zip(
-                self.doc_ids(part), self.seqs(part), self.content_hashes(part), strict=True
-            )
+        for rows, start in ((self.base.rows, 0), (self.changed, len(self.base.rows))):
+            live = np.flatnonzero(self.live[start : start + len(rows)])
+            for batch in np.array_split(live, len(live) // SCAN_BATCH + 1):
+                numbers = batch.tolist()
+                yield from zip(
+                    rows.doc_ids.texts(numbers),
+                    rows.seqs[batch].tolist(),
+                    rows.content_hashes.texts(numbers),
+                    strict=True,
+                )
 
     def after(self, changes: Sequence[Change], analyzer: Analyzer) -> LexicalState:
         """The state with these changes applied; those that it already has are left out. Time and
@@ -301,15 +291,20 @@ class LexicalState:
         newest: dict[str, Change] = {}
         for change in changes:
             known = newest.get(change.doc_id)
-            stored = known.seq if known else self.stored_seq(change.doc_id)
-            if change.seq > stored:
+            if known is None or change.seq > known.seq:
                 newest[change.doc_id] = change
+        replaced = []
+        for doc_id, change in list(newest.items()):
+            row, seq = self._find(doc_id)
+            if change.seq <= seq:
+                del newest[doc_id]
+            elif row is not None:
+                replaced.append(row)
         if not newest:
             return replace(self, watermark=watermark)
         added, counts = self._read(list(newest.values()), analyzer)
         n_terms = len(self.vocabulary.terms)
         live = np.concatenate([self.live, added.lengths != TOMBSTONE])
-        replaced = [row for row in map(self.row, newest) if row is not None]
         live[replaced] = False
         frequencies = np.zeros(n_terms, np.int64)
         frequencies[: len(self.frequencies)] = self.frequencies
@@ -346,7 +341,7 @@ class LexicalState:
         lengths: list[int] = []
         entries: list[Entry] = []
         entry_sizes: list[int] = []
-        number_of = self.vocabulary.add
+        number_of = self.vocabulary.__getitem__
         for change in changes:
             if change.document is None:
                 lengths.append(TOMBSTONE)
@@ -482,5 +477,6 @@ def bm25(
 
 
 def _sorted_by_id(doc_ids: Ragged, rows: RowNumbers) -> tuple[RowNumbers, list[str]]:
-    by_id = sorted(zip(doc_ids.texts(rows), rows.tolist(), strict=True))
+    numbers = rows.tolist()
+    by_id = sorted(zip(doc_ids.texts(numbers), numbers, strict=True))
     return np.array([row for _, row in by_id], np.int64), [doc_id for doc_id, _ in by_id]

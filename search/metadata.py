@@ -106,9 +106,10 @@ def _satisfying(
 ) -> NDArray[np.bool_]:
     """Which items satisfy the condition."""
     if condition.is_range:
-        result = (kinds == INTEGER) & _in_range(bits, _integer_bounds(condition))
-        result |= (kinds == NUMBER) & _in_range(bits.view(np.float64), _bounds(condition))
-        return result
+        integers = _in_range(bits, _integer_bounds(condition))
+        numbers = _in_range(bits.view(np.float64), _bounds(condition))
+        found: Mask = np.where(kinds == INTEGER, integers, (kinds == NUMBER) & numbers)
+        return found
     result = np.zeros(len(kinds), np.bool_)
     wanted: dict[int, list[int]] = {}
     for value in condition.any_of:

@@ -59,13 +59,9 @@ class Ragged:
     def text(self, row: int) -> str:
         return str(self[row].tobytes(), "utf-8")
 
-    def texts(self, rows: RowNumbers | None = None) -> list[str]:
-        """The rows as text; all of them by default."""
-        if rows is None:
-            rows = np.arange(len(self))
-        starts, ends = self.offsets[rows].tolist(), self.offsets[rows + 1].tolist()
-        raw = self.values.data
-        return [str(raw[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        raw, offsets = self.values.data, self.offsets.data
+        return [str(raw[offsets[row] : offsets[row + 1]], "utf-8") for row in rows]
 
     def find_text(self, wanted: str, low: int = 0) -> tuple[int, bool]:
         """Where a text is, or would go, among rows sorted by their UTF-8 bytes, which is the order
