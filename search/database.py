@@ -307,7 +307,7 @@ def _mapped_errors(url: str) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        cause = str(error.orig).strip()
+        cause = " ".join(str(error.orig).split())
         advice = next((text for word, text in _ADVICE.items() if word in cause), None)
         if isinstance(error, sa.exc.OperationalError):
             advice = advice or "check that it is running, that the URL is right, and your rights"
