@@ -170,7 +170,8 @@ class Replay:
 
     def _prepare(self, changes: Sequence[Change], *, fresh: bool) -> _Unit:
         puts = [change for change in changes if change.document is not None]
-        passages, tokenized = self._split(puts)
+        documents = [change.document for change in puts if change.document is not None]
+        passages, tokenized = self._splitter.split_all(documents) if documents else ([], None)
         by_doc = {change.doc_id: change for change in puts}
         points = [_point(passage, by_doc[passage.doc_id]) for passage in passages]
         unit = _Unit(
@@ -184,35 +185,6 @@ class Replay:
             tokenized=tokenized,
         )
         return unit if fresh or not puts else self._reuse(unit)
-
-    def _split(self, puts: Sequence[Change]) -> tuple[list[Passage], TokenizedTexts | None]:
-        """Passages in document order, and their tokens; each text is tokenized once."""
-        if not puts:
-            return [], None
-        documents = [change.document for change in puts if change.document is not None]
-        tokenized = self._encoder.tokenize_documents(
-            [self._splitter.whole_text(document) for document in documents]
-        )
-        max_tokens = self._splitter.max_tokens
-        passages: list[Passage] = []
-        whole: list[int] = []  # rows of `tokenized` that are passages as they are
-        whole_at: list[int] = []  # where they stand among the passages
-        split_at: list[int] = []
-        for row, document in enumerate(documents):
-            n_tokens = int(tokenized.lengths[row])
-            parts = self._splitter.split(document, n_tokens)
-            if len(parts) == 1 and n_tokens <= max_tokens:
-                whole.append(row)
-                whole_at.append(len(passages))
-            else:
-                split_at.extend(range(len(passages), len(passages) + len(parts)))
-            passages.extend(parts)
-        if not split_at:
-            return passages, tokenized
-        parts_tokenized = self._encoder.tokenize_documents([passages[at].text for at in split_at])
-        joined = tokenized.select(whole).extended(parts_tokenized)
-        order = np.argsort(np.array(whole_at + split_at))
-        return passages, joined.select(order.tolist())
 
     def _reuse(self, unit: _Unit) -> _Unit:
         """Keep the stored vectors of passages whose text has not changed."""
