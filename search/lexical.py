@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from search.analyzer import ANALYZER_VERSION, Analyzer
 from search.documents import Change, Condition, Document, Filter
 from search.errors import InvalidQuery, LexicalDamaged, SearchError
+from search.lexical_base import Base, Vocabulary
 from search.lexical_files import (
     ArrayFile,
     Manifest,
@@ -32,7 +33,7 @@ from search.lexical_files import (
     write_manifest,
     writing,
 )
-from search.lexical_state import Base, LexicalState, Vocabulary, bm25
+from search.lexical_state import LexicalState, bm25
 from search.metadata import Fields
 from search.recipe import AnalyzerRecipe
 
@@ -63,7 +64,6 @@ class LexicalIndex:
         """Use `open` or `empty`. path: where `save` writes; None for an index that is only read."""
         self._state: LexicalState | None = state  # None once closed
         self._recipe = analyzer
-        self._analyzer = Analyzer(analyzer, _stop_words(analyzer.language))
         self._path = path
         self._writing = threading.Lock()  # around every change of _state
         self._compacting = threading.Lock()
@@ -199,6 +199,10 @@ class LexicalIndex:
                 )
             self._saved = state
             self._map_base(self._path, state.base, base_file)
+
+    @cached_property
+    def _analyzer(self) -> Analyzer:
+        return Analyzer(self._recipe, _stop_words(self._recipe))
 
     def close(self) -> None:
         """Let go of the arrays, without saving. Searches under way still finish."""
@@ -349,13 +353,13 @@ def _bm25s() -> Any:
     return bm25s
 
 
-def _stop_words(language: str) -> Sequence[str]:
-    """bm25s' list for a language; empty where it has none: their low idf then does most of it."""
-    if language == "none":
+def _stop_words(recipe: AnalyzerRecipe) -> Sequence[str]:
+    """bm25s' list for the language. Where it has none, a low idf does most of the same."""
+    if recipe.language == "none" or not recipe.stop_words:
         return ()
     from bm25s import stopwords
 
-    name = {"english": "EN", "porter": "EN"}.get(language, language.upper())
+    name = {"english": "EN", "porter": "EN"}.get(recipe.language, recipe.language.upper())
     words: Sequence[str] = getattr(stopwords, f"STOPWORDS_{name}", ())
     return words
 

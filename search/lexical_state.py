@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,105 +13,13 @@ from numpy.typing import NDArray
 
 from search.analyzer import Analyzer
 from search.documents import Change, Filter
-from search.metadata import ENTRY, Columns, Entry, Fields, Mask
+from search.lexical_base import MAX_CACHED_MASKS, Base, Vocabulary, packed, unpacked
+from search.metadata import ENTRY, Columns, Entry, Mask
 from search.postings import TOMBSTONE, Postings, Rows, merge_blocks
 from search.ragged import Ragged, RowNumbers, gather, merge_order
 
-MAX_CACHED_MASKS = 32  # filters remembered, n_rows bytes each
 SCAN_BATCH = 10_000  # documents decoded at a time
 MIN_UNUSED_TERMS = 1_000  # fewer terms that no document holds any more are left where they are
-
-
-class Vocabulary(dict[str, int]):
-    """term → number; a term that is asked for as vocabulary[term] gets one if it has none.
-
-    Only grows; states that know fewer terms ignore the later ones.
-    """
-
-    def __init__(self, terms: Iterable[str] = ()) -> None:
-        super().__init__()
-        self.terms: list[str] = []  # by number
-        for term in terms:  # not in one call, which over a million terms would hold up queries
-            self[term]
-
-    def __missing__(self, term: str) -> int:
-        number = self[term] = len(self.terms)
-        self.terms.append(term)
-        return number
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Base:
-    """The compacted documents, sorted by doc_id, with the BM25 score of every posting."""
-
-    rows: Rows
-    postings: Postings
-    scores: NDArray[np.float32]  # (n_postings,)
-    gone: Ragged  # UTF-8 doc_ids of deleted documents, sorted
-    gone_seqs: NDArray[np.int64]
-    fields: Fields
-
-    @classmethod
-    def empty(cls) -> Base:
-        return cls(
-            rows=Rows.empty(),
-            postings=Postings.empty(),
-            scores=np.empty(0, np.float32),
-            gone=Ragged.empty(np.uint8),
-            gone_seqs=np.empty(0, np.int64),
-            fields=Fields(),
-        )
-
-    def to_arrays(self, terms: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """What a file keeps, with the vocabulary of the base."""
-        return {
-            **self.rows.to_arrays(),
-            "postings.starts": self.postings.starts,
-            "postings.rows": self.postings.rows,
-            "postings.counts": self.postings.counts,
-            "scores": self.scores,
-            "gone.offsets": self.gone.offsets,
-            "gone.values": self.gone.values,
-            "gone_seqs": self.gone_seqs,
-            "vocabulary": _packed(terms),
-        }
-
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, NDArray[Any]], fields: Fields
-    ) -> tuple[Base, list[str]]:
-        base = cls(
-            rows=Rows.from_arrays(arrays),
-            postings=Postings(
-                starts=arrays["postings.starts"],
-                rows=arrays["postings.rows"],
-                counts=arrays["postings.counts"],
-            ),
-            scores=arrays["scores"],
-            gone=Ragged(arrays["gone.offsets"], arrays["gone.values"]),
-            gone_seqs=arrays["gone_seqs"],
-            fields=fields,
-        )
-        return base, _unpacked(arrays["vocabulary"])
-
-    def matches(self, where: Filter) -> Mask:
-        """(n,) rows that satisfy the filter; remembered, for changes never touch the base."""
-        key = repr(where)  # conditions on True and on 1 are equal as values, not as filters
-        mask = self._masks.get(key)
-        if mask is None:
-            mask = self._columns.matches(where)
-            if len(self._masks) >= MAX_CACHED_MASKS:
-                self._masks.clear()
-            self._masks[key] = mask
-        return mask
-
-    @cached_property
-    def _columns(self) -> Columns:
-        return Columns(self.rows.metadata, self.fields)
-
-    @cached_property
-    def _masks(self) -> dict[str, Mask]:
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,7 +71,7 @@ class LexicalState:
             "postings.rows": postings.rows,
             "postings.counts": postings.counts,
             "dead": np.flatnonzero(~self.live),
-            "vocabulary": _packed(self.vocabulary.terms[known:n_terms]),
+            "vocabulary": packed(self.vocabulary.terms[known:n_terms]),
         }
 
     @classmethod
@@ -177,7 +85,7 @@ class LexicalState:
         k1: float,
         b: float,
     ) -> LexicalState:
-        vocabulary = Vocabulary(base_terms + _unpacked(arrays["vocabulary"]))
+        vocabulary = Vocabulary(base_terms + unpacked(arrays["vocabulary"]))
         n_terms, n_base = len(vocabulary.terms), len(base.rows)
         state = cls.of_base(base, vocabulary, watermark=watermark, k1=k1, b=b)
         changed = Rows.from_arrays(arrays)
@@ -447,15 +355,6 @@ class LexicalState:
             gather(gone, Ragged.of_texts(doc_ids), order),
             np.concatenate([self.base.gone_seqs, seqs])[order],
         )
-
-
-def _packed(terms: Sequence[str]) -> NDArray[np.uint8]:
-    """Terms as bytes of UTF-8; no term holds a line break."""
-    return np.frombuffer("\n".join(terms).encode("utf-8"), np.uint8)
-
-
-def _unpacked(raw: NDArray[np.uint8]) -> list[str]:
-    return str(raw.tobytes(), "utf-8").split("\n") if len(raw) else []
 
 
 def length_norms(lengths: NDArray[np.int32], state: LexicalState) -> NDArray[np.float32]:
