@@ -29,11 +29,18 @@ def check_quality(
     Both generations answer the split's queries as users would get them (hybrid). The interval is a
     95 % paired bootstrap. Raises JudgmentsInvalid when the folder cannot be used.
     """
+    return compare_with_live(data, opened.name, opened.searcher.runs, directory, split)
+
+
+def compare_with_live(
+    data: DataDirectory, name: str, runs: Any, directory: Path, split: str
+) -> tuple[Check, Mapping[str, Any]]:
+    """The same for a generation that another process has open. runs: as in `score_answers`."""
     judgments = read_judgments(directory, split)
     queries = list(judgments.queries.values())
-    candidate = score_answers(judgments, opened.searcher.runs, "hybrid")
+    candidate = score_answers(judgments, runs, "hybrid")
     live = data.catalog.live()
-    if live is None or live.name == opened.name:
+    if live is None or live.name == name:
         found = f"{PRIMARY_METRIC} {candidate.means()[PRIMARY_METRIC]:.4f}"
         check = Check(
             name="quality",

@@ -6,6 +6,7 @@ Later sources win in this order: default, `reindexer.toml`, environment, flag.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,7 @@ from reindexer.errors import ReindexerError
 
 DEFAULT_DATA_DIR = Path(".reindexer")
 DEFAULT_CONFIG = Path("reindexer.toml")
+_PASSWORD = re.compile(r"(://[^/@]*:)[^/]*(@)")  # in a URL
 
 
 class SettingsInvalid(ReindexerError):
@@ -98,6 +100,8 @@ class Settings:
             value = getattr(self, item.name)
             secret = item.metadata["secret"] and value is not None
             shown = "****" if secret else (str(value) if isinstance(value, Path) else value)
+            if isinstance(shown, str):
+                shown = _PASSWORD.sub(r"\1****\2", shown)
             result.append(
                 {
                     "key": item.metadata["key"],

@@ -16,7 +16,7 @@ from typing import Any
 from reindexer.build_job import EXIT_PAUSED, BuildJob
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
-from reindexer.errors import BuildFailed, GateRefused
+from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
 from reindexer.journal import BUILD_LEASE, Build, Lease
 from search.dense import FieldType
 from search.documents import Change, Value
@@ -99,7 +99,14 @@ def upgrade(
         )
     with data.journal.lease(BUILD_LEASE) as lease:
         generation = _generation_for(data, recipe)
-        build = run_build(data, generation, lease, evaluation=evaluation, on_progress=on_progress)
+        try:
+            build = run_build(
+                data, generation, lease, evaluation=evaluation, on_progress=on_progress
+            )
+        except GateRefused:
+            if override is None:
+                raise
+            build = data.journal.build_of(generation.name)
     if cut_over_after:
         cut_over(data, generation.name, override=override, on_wait=on_wait)
     live_after = data.catalog.live()
@@ -143,8 +150,13 @@ def pause(data: DataDirectory) -> Build:
 
 def cancel(data: DataDirectory, generation_name: str | None = None) -> Build:
     """Give a build up; its generation becomes `failed` and `prune` drops it."""
-    running = data.journal.holder(BUILD_LEASE)
-    if running is not None:
+    if data.journal.holder(BUILD_LEASE) is not None:
+        running = data.journal.builds({"running"})
+        if generation_name is not None and running and running[0].generation != generation_name:
+            raise LeaseHeld(
+                f"a build of {running[0].generation} is running; cancel {generation_name} when it "
+                "is done"
+            )
         return _ask(data, "cancel")
     generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
     build = data.journal.build_of(generation.name)
@@ -276,6 +288,7 @@ def run_build(
         [sys.executable, "-m", "reindexer.build", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
+        process_group=0,  # Ctrl-C is for this process, which then asks the child to stop
     )
     try:
         assert child.stdin is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -13,7 +14,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from search.corpus import Corpus
-from search.documents import DEFAULT_SOURCE, Document, filter_from_json, parse_filter
+from search.documents import (
+    DEFAULT_SOURCE,
+    Document,
+    Filter,
+    filter_from_json,
+    parse_filter,
+    validate_filter,
+)
 from search.errors import (
     DatabaseUnavailable,
     GenerationNotFound,
@@ -25,7 +33,7 @@ from search.errors import (
     StoreUnavailable,
     WrongState,
 )
-from search.searcher import MAX_K, SearchRequest
+from search.searcher import MAX_K, Searcher, SearchRequest
 from search.serving import SearcherManager
 from training.errors import TrainingError
 
@@ -81,12 +89,16 @@ class SearchBody(_Body):
     query: str
     k: int = Field(default=10, ge=1, le=MAX_K)
     mode: Mode = "hybrid"
-    filter: dict[str, Any] | None = Field(
+    filter: dict[str, Any] | list[dict[str, Any]] | None = Field(
         default=None,
-        description='Conditions that must all hold: {"field": value | [any, of] | {"gte": 1}}',
+        description='Conditions that must all hold: {"field": value | [any, of] | {"gte": 1}}; '
+        "a list of such objects where one field has several conditions",
     )
     depth: int | None = Field(default=None, ge=1, le=MAX_K)
     explain: bool = False
+    generation: str | None = Field(
+        default=None, description="Ask this generation, if this process has it open; else live"
+    )
 
 
 class RunsBody(_Body):
@@ -138,11 +150,11 @@ def create_app(service: Service) -> FastAPI:
             query=body.query,
             k=body.k,
             mode=body.mode,
-            where=filter_from_json(body.filter),
+            where=_filter(body.filter),
             depth=body.depth,
             explain=body.explain,
         )
-        return _search(service, request)
+        return _search(service, request, body.generation)
 
     @app.get("/search")
     def get_search(
@@ -158,13 +170,8 @@ def create_app(service: Service) -> FastAPI:
 
     @app.post("/runs", dependencies=[Depends(own_token)])
     def post_runs(body: RunsBody) -> dict[str, Any]:
-        if body.generation is None:
-            with service.manager.acquire() as searcher:
-                return searcher.runs(body.queries, mode=body.mode, depth=body.depth)
-        with service.manager.acquire_named(body.generation) as named:
-            if named is None:
-                raise GenerationNotFound(f"{body.generation} is not open in this process")
-            return named.runs(body.queries, mode=body.mode, depth=body.depth)
+        with _searcher(service, body.generation) as searcher:
+            return searcher.runs(body.queries, mode=body.mode, depth=body.depth)
 
     @app.post("/verify", dependencies=[Depends(own_token)])
     def post_verify(body: VerifyBody) -> Mapping[str, Any]:
@@ -222,7 +229,7 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/info")
     def get_info() -> Mapping[str, Any]:
-        return service.info()
+        return {**service.info(), "open": [opened.name for opened in service.manager.opened()]}
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -238,9 +245,29 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _search(service: Service, request: SearchRequest) -> dict[str, Any]:
-    with service.manager.acquire() as searcher:
+def _search(
+    service: Service, request: SearchRequest, generation: str | None = None
+) -> dict[str, Any]:
+    with _searcher(service, generation) as searcher:
         return searcher.search(request).to_json()
+
+
+@contextlib.contextmanager
+def _searcher(service: Service, generation: str | None) -> Iterator[Searcher]:
+    """The live generation's searcher, or that of another generation this process has open."""
+    if generation is None:
+        with service.manager.acquire() as searcher:
+            yield searcher
+        return
+    with service.manager.acquire_named(generation) as named:
+        if named is None:
+            raise GenerationNotFound(f"{generation} is not open in this process")
+        yield named
+
+
+def _filter(value: dict[str, Any] | list[dict[str, Any]] | None) -> Filter:
+    parts = value if isinstance(value, list) else [value]
+    return validate_filter(tuple(item for part in parts for item in filter_from_json(part)))
 
 
 def _written(service: Service, wait: str | None, seq: int, counts: dict[str, Any]) -> Any:

@@ -1,0 +1,213 @@
+"""The `reindexer` command: the verbs, and what becomes of an error.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 a gate refused, 4 somebody else holds the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from reindexer.cli_verb import Invocation, global_options
+from reindexer.errors import GateRefused, LeaseHeld, ReindexerError
+from reindexer.settings import SettingsInvalid
+from reindexer.terminal import configure_logging
+from search.errors import LeaseLost, SearchError, StoreLocked
+from training.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+EXIT_LEASE = 4
+EXIT_INTERRUPTED = 130
+
+# The first class that fits counts.
+EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (GateRefused, EXIT_REFUSED),
+    (LeaseHeld, EXIT_LEASE),
+    (LeaseLost, EXIT_LEASE),
+    (StoreLocked, EXIT_LEASE),
+    (SettingsInvalid, EXIT_USAGE),
+    (ReindexerError, EXIT_FAILED),
+    (SearchError, EXIT_FAILED),
+    (TrainingError, EXIT_FAILED),
+)
+
+# Verbs by the module that defines them, in the order of the help. A module is imported when one of
+# its verbs, or the help, is asked for; the modules import nothing heavy until a verb runs.
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Begin": {
+        "demo": "cli_service",
+        "doctor": "cli_service",
+        "settings": "cli_service",
+        "completion": "cli_service",
+    },
+    "Documents and answers": {
+        "ingest": "cli_documents",
+        "search": "cli_search",
+        "evaluate": "cli_search",
+        "serve": "cli_service",
+        "sync": "cli_documents",
+    },
+    "Models": {"models": "cli_models"},
+    "From one model to the next": {
+        "plan": "cli_upgrade",
+        "upgrade": "cli_upgrade",
+        "build": "cli_upgrade",
+        "pause": "cli_upgrade",
+        "resume": "cli_upgrade",
+        "cancel": "cli_upgrade",
+        "verify": "cli_generations",
+        "cutover": "cli_generations",
+        "rollback": "cli_generations",
+    },
+    "Look and tidy": {
+        "status": "cli_status",
+        "generations": "cli_generations",
+        "prune": "cli_generations",
+    },
+}
+_MODULES = {verb: module for section in SECTIONS.values() for verb, module in section.items()}
+
+
+class ReindexerCommand(click.Group):
+    """Loads verbs when they are asked for and turns every error into one line and an exit code."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        module = _MODULES.get(name)
+        if module is None:
+            return None
+        command = getattr(importlib.import_module(f"reindexer.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _MODULES and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], _MODULES, n=1)
+            hint = f"did you mean `reindexer {close[0]}`?" if close else "see `reindexer --help`"
+            raise click.UsageError(f"there is no verb {args[0]!r}; {hint}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                commands = [(name, self.get_command(context, name)) for name in verbs]
+                formatter.write_dl(
+                    [
+                        (name, command.get_short_help_str(60))
+                        for name, command in commands
+                        if command is not None
+                    ],
+                    col_max=14,
+                )
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        invocation = Invocation()
+        extra.setdefault("obj", invocation)
+        configure_logging(0, quiet=False)
+        try:
+            code = super().main(
+                args, prog_name or "reindexer", complete_var, standalone_mode=False, **extra
+            )
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _stop_writing()
+            code = EXIT_FAILED
+        except BaseException as error:
+            code = _report(error, extra["obj"])
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: BaseException, invocation: Invocation) -> int:
+    """One line on stderr; the exit code. With -v the traceback as well."""
+    match error:
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else EXIT_FAILED
+        case KeyboardInterrupt() | click.Abort():
+            _say_error("interrupted; what was acknowledged is kept")
+            return EXIT_INTERRUPTED
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx is not None else "reindexer"
+            message = error.format_message().rstrip(".")
+            _say_error(message if "`" in message else f"{message}. See `{path} --help`")
+            return EXIT_USAGE
+        case click.ClickException():
+            _say_error(error.format_message())
+            return error.exit_code
+    if invocation.verbosity:
+        log.error("where it comes from:", exc_info=error)
+    for kind, code in EXIT_CODES:
+        if isinstance(error, kind):
+            _say_error(str(error) or type(error).__name__)
+            return code
+    if isinstance(error, OSError) and error.strerror:
+        _say_error(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+        return EXIT_FAILED
+    again = "" if invocation.verbosity else "; run again with -v to see where it comes from"
+    _say_error(f"unexpected {type(error).__name__}: {error}{again}")
+    return EXIT_FAILED
+
+
+def _say_error(message: str) -> None:
+    with contextlib.suppress(OSError):
+        text = " ".join(message.split())
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
+
+
+def _stop_writing() -> None:
+    """The reader of our output has gone; keep Python from complaining when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(
+    cls=ReindexerCommand,
+    invoke_without_command=True,
+    params=global_options(hidden=False),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="reindexer", message="reindexer %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Move hybrid search from one embedding model to the next while it keeps answering.
+
+    The options below may stand before or after the verb. Begin with `reindexer demo`, or with
+    `reindexer ingest SOURCE` and `reindexer upgrade MODEL`.
+    """
+    context.ensure_object(Invocation)
+    if "NO_COLOR" in os.environ:
+        context.color = False
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """Entry point of the command and of `python -m reindexer`."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries are for their developers
+    cli.main()

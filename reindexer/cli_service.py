@@ -1,0 +1,239 @@
+"""Verbs around the work: demo, doctor, settings, completion, serve."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.progress import Progress
+from reindexer.terminal import (
+    count,
+    duration,
+    next_steps,
+    note,
+    print_json,
+    say,
+    table,
+    warn,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from reindexer.journal import Build
+
+DEMO_DATA_DIR = Path("reindexer-demo")
+
+# -- demo -----------------------------------------------------------------------------------------
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer demo", "reindexer demo --documents 500"],
+    json_fields='{"head_seq", "documents", "generations": [{"generation", "model", "passages", '
+    '"docs_per_s", "verified"}], "queries", "failed", "mixed", "answers": {"docs@1"}, '
+    '"slowest_ms", "cut_over": {…}, "rollback": {…}, "seconds", "data_dir"}',
+)
+@click.option("--documents", type=click.IntRange(50), help="How many documents; fewer are quicker.")
+@json_option
+@pass_invocation
+def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
+    """The whole story on real text, in one command.
+
+    Ingests, upgrades while a searcher keeps asking, and rolls back. Reads the docstrings of
+    this Python installation. Needs no network and no server; takes a few minutes. Uses
+    ./reindexer-demo unless --data-dir says where, and leaves it there to play with.
+    """
+    from reindexer.demo import DEFAULT_DOCUMENTS, run_demo
+
+    is_own_folder = invocation.settings.origins.get("data_dir") is None
+    if is_own_folder:
+        invocation.flags["data_dir"] = DEMO_DATA_DIR
+        del invocation.settings  # read again, with this folder
+    tell = note if as_json else say
+    with invocation.open() as data, Progress("demo", quiet=invocation.quiet) as progress:
+        if not is_own_folder and data.corpus.head():
+            raise click.UsageError(
+                f"{data.path} holds documents already, and the demo would move its search to "
+                "other models; name a new folder with --data-dir, or none"
+            )
+
+        def show(build: Build) -> None:
+            progress.what = f"build {build.generation}"
+            progress.update(build.docs_done, total=build.docs_total, rate=build.docs_per_s or None)
+
+        figures = run_demo(
+            data, documents=documents or DEFAULT_DOCUMENTS, say=tell, on_progress=show
+        )
+    figures["data_dir"] = str(invocation.settings.data_dir)
+    if as_json:
+        print_json(figures)
+        return
+    say()
+    say(
+        wrapped(
+            f"{figures['queries']:,} queries were asked meanwhile: {figures['failed']} failed, "
+            f"{figures['mixed']} mixed two generations; the slowest took "
+            f"{figures['slowest_ms']:.0f} ms. All of it took {duration(figures['seconds'])}."
+        )
+    )
+    say()
+    here = f"reindexer --data-dir {invocation.settings.data_dir}"
+    next_steps(
+        f'{here} search "read a file line by line"',
+        f"{here} status",
+        f"{here} serve",
+    )
+
+
+# -- doctor ---------------------------------------------------------------------------------------
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer doctor", "reindexer doctor --json"],
+    json_fields='{"healthy", "findings": [{"name", "state": "ok|warning|problem", "found", '
+    '"advice"}]}; exit code 1 when there is a problem',
+)
+@json_option
+@pass_invocation
+def doctor(invocation: Invocation, as_json: bool) -> None:
+    """Look at everything and say what to do; changes nothing."""
+    from reindexer.doctor import diagnose
+
+    with Progress("doctor", quiet=invocation.quiet) as progress:
+        findings = diagnose(invocation.settings, on_step=lambda step: progress.update(state=step))
+    problems = [finding for finding in findings if finding.state == "problem"]
+    if as_json:
+        print_json(
+            {"healthy": not problems, "findings": [finding.to_json() for finding in findings]}
+        )
+    else:
+        colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+        for finding in findings:
+            mark = click.style(finding.state.ljust(8), fg=colours[finding.state])
+            indent = " " * 9
+            say(f"{mark} {finding.name}: {finding.found}")
+            if finding.advice:
+                say(wrapped(finding.advice, first=indent, rest=indent))
+        say()
+        say(f"{count(len(problems), 'problem')}." if problems else "No problem found.")
+    if problems:
+        sys.exit(1)
+
+
+# -- settings and completion ----------------------------------------------------------------------
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer settings", "reindexer settings --json"],
+    json_fields='a list of {"key", "value", "origin", "environment", "description"}',
+)
+@json_option
+@pass_invocation
+def settings(invocation: Invocation, as_json: bool) -> None:
+    """Every setting, its value and where it came from.
+
+    Secrets are masked. Flags win over environment variables (REINDEXER_ and the key in
+    capitals, _ for the dot), these over reindexer.toml, and that over the defaults.
+    """
+    rows = invocation.settings.rows()
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        (row["key"], "-" if row["value"] is None else str(row["value"]), row["origin"])
+        for row in rows
+    ]
+    say(table(("setting", "value", "from"), shown))
+
+
+@click.command(
+    cls=Verb,
+    examples=[
+        'eval "$(reindexer completion bash)"',
+        "reindexer completion fish > ~/.config/fish/completions/reindexer.fish",
+    ],
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell."""
+    from click.shell_completion import get_completion_class
+
+    from reindexer.cli import cli
+
+    found = get_completion_class(shell)
+    assert found is not None
+    say(found(cli, {}, "reindexer", "_REINDEXER_COMPLETE").source())
+
+
+# -- serve ----------------------------------------------------------------------------------------
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer serve", "reindexer serve --port 0"],
+)
+@click.option("--host", help="Address to listen on; serve.host, 127.0.0.1 unless given.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port; serve.port, 8321 unless given. 0: any."
+)
+@click.option(
+    "--insecure", is_flag=True, help="Listen beyond this machine: whoever reaches it may write."
+)
+@pass_invocation
+def serve(invocation: Invocation, host: str | None, port: int | None, insecure: bool) -> None:
+    """Answer queries over HTTP and keep generations in step.
+
+    Takes documents too. Owns the embedded collections while it runs; other verbs find it and go
+    through it. Ends with SIGTERM or Ctrl-C, after the queries under way.
+    """
+    if host is not None:
+        invocation.flags["host"] = host
+    if port is not None:
+        invocation.flags["port"] = port
+    chosen = invocation.settings
+    if not _is_loopback(chosen.host) and not insecure:
+        raise click.UsageError(
+            f"{chosen.host} can be reached from other machines, and this release has no keys: "
+            "whoever reaches it may read and write. Listen on 127.0.0.1 behind a proxy that asks "
+            "for a password, or add --insecure"
+        )
+    with invocation.open() as data:
+        with Progress("serve", quiet=invocation.quiet) as progress:
+            progress.update(state="loading")
+            from reindexer.service import ReindexerService
+
+            service = ReindexerService(data, host=chosen.host, port=chosen.port)
+            live = data.catalog.live()
+            if live is not None:
+                progress.update(state=f"opening {live.name}")
+        if not _is_loopback(chosen.host):
+            warn(f"listening on {chosen.host} without keys: whoever reaches it may read and write")
+        service.run(on_ready=lambda url: _welcome(url, live.name if live else None, invocation))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _welcome(url: str, live: str | None, invocation: Invocation) -> None:
+    if invocation.quiet:
+        return
+    if live is None:
+        say(f"Serving at {url}; nothing is live yet.")
+        next_steps("reindexer ingest SOURCE", "reindexer upgrade MODEL    (in another terminal)")
+    else:
+        say(f"Serving {live} at {url}; Ctrl-C ends it. API: {url}/docs")
+        next_steps(f"curl '{url}/search?q=hello'", 'reindexer search "…"    (in another terminal)')
+    sys.stdout.flush()

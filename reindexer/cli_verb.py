@@ -1,0 +1,214 @@
+"""What all verbs share: the options that go anywhere, where settings come from, help's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from reindexer.errors import ReindexerError
+from reindexer.settings import Settings, read_settings
+from reindexer.terminal import configure_logging
+
+if TYPE_CHECKING:
+    from reindexer.data_directory import DataDirectory
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class NothingHere(ReindexerError):
+    """The data directory that was named does not exist."""
+
+
+@dataclass(kw_only=True)
+class Invocation:
+    """One call of the command: what was given before and after the verb."""
+
+    flags: dict[str, Any] = field(default_factory=dict)
+    config: Path | None = None
+    quiet: bool = False
+    verbosity: int = 0
+
+    @cached_property
+    def settings(self) -> Settings:
+        return read_settings(self.flags, config=self.config)
+
+    def open(self) -> DataDirectory:
+        """The data directory; made when it is not there yet."""
+        from reindexer.data_directory import open_data_directory
+
+        return open_data_directory(self.settings)
+
+    def open_existing(self) -> DataDirectory:
+        """The data directory. Raises NothingHere instead of making one: a mistyped name must not
+        look like an empty corpus."""
+        self.check_exists()
+        return self.open()
+
+    def check_exists(self) -> None:
+        settings = self.settings
+        if settings.database_url is None and not (settings.data_dir / "reindexer.db").exists():
+            raise NothingHere(
+                f"there is no data directory {settings.data_dir}; name the right one with "
+                "--data-dir, or begin with `reindexer ingest SOURCE`"
+            )
+
+    def arguments(self) -> list[str]:
+        """The same options again, for another process."""
+        settings = self.settings
+        result = ["--data-dir", str(settings.data_dir.absolute())]
+        if self.config is not None:
+            result += ["--config", str(self.config.absolute())]
+        keys = {name: key for key, name in _setting_names().items()}
+        for name, value in self.flags.items():
+            if name != "data_dir":
+                result += ["--set", f"{keys[name]}={value}"]
+        return result + ["-v"] * self.verbosity
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    invocation = context.ensure_object(Invocation)
+    match parameter.name:
+        case "data_dir" if value is not None:
+            invocation.flags["data_dir"] = value
+        case "config" if value is not None:
+            invocation.config = value
+        case "set" if value:
+            invocation.flags.update(_assignments(value))
+        case "quiet" if value:
+            invocation.quiet = True
+        case "verbose" if value:
+            invocation.verbosity += value
+        case _:
+            return
+    configure_logging(invocation.verbosity, quiet=invocation.quiet)
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, str]:
+    known = _setting_names()
+    result: dict[str, str] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or key not in known:
+            raise click.UsageError(
+                f"--set {text!r}: expected KEY=VALUE with a KEY that `reindexer settings` lists"
+            )
+        result[known[key]] = value
+    return result
+
+
+def _setting_names() -> dict[str, str]:
+    """Field of Settings by its key."""
+    return {item.metadata["key"]: item.name for item in fields(Settings) if item.metadata}
+
+
+def global_options(*, hidden: bool) -> list[click.Option]:
+    """The options that may stand before or after the verb."""
+    shared: Mapping[str, Any] = {
+        "callback": _remember,
+        "expose_value": False,
+        "is_eager": True,
+        "hidden": hidden,
+    }
+    return [
+        click.Option(
+            ["--data-dir"],
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="Where everything is kept; ./.reindexer unless given "
+            "(environment: REINDEXER_DATA_DIR).",
+            **shared,
+        ),
+        click.Option(
+            ["--config"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Settings file; ./reindexer.toml if there is one.",
+            **shared,
+        ),
+        click.Option(
+            ["--set"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any setting for this call, such as --set build.window=1024.",
+            **shared,
+        ),
+        click.Option(["-q", "--quiet"], is_flag=True, help="No progress, no hints.", **shared),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            help="Say what is done; show where an error comes from. -vv for more.",
+            **shared,
+        ),
+    ]
+
+
+class Verb(click.Command):
+    """A verb: help ends with examples, and global options may follow it."""
+
+    def __init__(
+        self, *args: Any, examples: Sequence[str] = (), json_fields: str = "", **more: Any
+    ) -> None:
+        """json_fields: what --json prints, for the reference."""
+        super().__init__(*args, **more)
+        self.examples = tuple(examples)
+        self.json_fields = json_fields
+        self.params += global_options(hidden=True)
+
+    def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_examples(self.examples, formatter)
+
+
+class VerbGroup(click.Group):
+    """A verb with verbs of its own; by itself it lists."""
+
+    command_class = Verb
+
+    def __init__(
+        self, *args: Any, examples: Sequence[str] = (), json_fields: str = "", **more: Any
+    ) -> None:
+        super().__init__(*args, **{"invoke_without_command": True, **more})
+        self.examples = tuple(examples)
+        self.json_fields = json_fields
+        self.params += global_options(hidden=True)
+
+    def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_examples(self.examples, formatter)
+
+
+def _write_examples(examples: Sequence[str], formatter: click.HelpFormatter) -> None:
+    if examples:
+        with formatter.section("Examples"):
+            for example in examples:
+                formatter.write(f"{' ' * formatter.current_indent}{example}\n")
+
+
+def json_option(function: Function) -> Function:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+    )(function)
+
+
+def yes_option(function: Function) -> Function:
+    return click.option("-y", "--yes", is_flag=True, help="Go ahead without asking.")(function)
+
+
+def judgment_options(function: Function) -> Function:
+    """--eval DIR and --split S: judged queries in a BEIR folder."""
+    function = click.option(
+        "--split", default="test", show_default=True, help="Which of the folder's qrels to use."
+    )(function)
+    return click.option(
+        "--eval",
+        "eval_dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="BEIR folder with judged queries: the gate checks quality too.",
+    )(function)
