@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
-from training.device import resolve_device, use_visible_cores
+from training.cores import CorePool
+from training.device import resolve_device
 from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
 from training.precision import DtypeName, choose_dtype
 from training.registry import ModelVersion
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 
-MAX_BATCH_TOKENS = {"cpu": 2_048, "mps": 8_192, "cuda": 65_536}  # padded tokens
+MAX_BATCH_TOKENS = {"cpu": 1_024, "mps": 8_192, "cuda": 65_536}  # padded tokens
 
 
 class Encoder:
@@ -53,8 +55,7 @@ class Encoder:
         version.verify()
         self.version = version
         self._device = resolve_device(device)
-        if self._device.type == "cpu":
-            use_visible_cores()
+        self._cores = CorePool() if self._device.type == "cpu" else None
         self._model = _load(version)
         self._is_static = version.pooling == "static"
         tokenizer = _backend_tokenizer(self._model, version)
@@ -150,22 +151,28 @@ class Encoder:
         batch that does not fit in memory shows at once."""
         vectors = np.zeros((len(tokenized), self.dim), dtype=np.float32)
         lengths = tokenized.lengths
-        order = np.argsort(-lengths, kind="stable")
-        order = order[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
-        start = 0
-        while start < len(order):
+        rows = np.argsort(-lengths, kind="stable")
+        rows = rows[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
+        while len(rows):
             budget = self._budget
-            rows = order[start : start + max(1, budget // int(lengths[order[start]]))]
-            found = self._try_batch(tokenized, rows, budget)
-            if found is not None:
-                vectors[rows] = found
-                start += len(rows)
+            batches = _cut(rows, lengths[rows], budget)
+            run = partial(self._try_batch, tokenized, budget)
+            found = self._cores.map(run, batches) if self._cores else map(run, batches)
+            missed = []
+            for batch, batch_vectors in zip(batches, found, strict=True):
+                if batch_vectors is None:
+                    missed.append(batch)
+                else:
+                    vectors[batch] = batch_vectors
+            rows = np.concatenate(missed) if missed else rows[:0]
         return vectors
 
     def _try_batch(
-        self, tokenized: TokenizedTexts, rows: NDArray[np.int64], budget: int
+        self, tokenized: TokenizedTexts, budget: int, rows: NDArray[np.int64]
     ) -> FloatMatrix | None:
-        """(len(rows), dim), or None when it did not fit and the budget was halved."""
+        """(len(rows), dim), or None when the budget was too large for the memory."""
+        if self._budget < budget and len(rows) > 1:
+            return None  # another batch did not fit meanwhile
         try:
             vectors = self._run(tokenized, rows)
         except Exception as error:
@@ -268,6 +275,20 @@ class Encoder:
             "input_ids": torch.from_numpy(chosen.ids).to(self._device),
             "offsets": torch.from_numpy(chosen.offsets[:-1].astype(np.int32)).to(self._device),
         }
+
+
+def _cut(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int
+) -> list[NDArray[np.int64]]:
+    """Batches of rows whose padded tokens stay within the budget, one row at least; lengths (of the
+    rows) never grow."""
+    batches: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(rows):
+        end = start + max(1, budget // int(lengths[start]))
+        batches.append(rows[start:end])
+        start = end
+    return batches
 
 
 def _load(version: ModelVersion) -> SentenceTransformer:
