@@ -15,7 +15,7 @@ from reindexer.errors import LeaseHeld
 from search import database as tables
 from search.database import Database
 from search.errors import GenerationNotFound, LeaseLost, SearchError
-from search.generations import holds_lease
+from search.generations import move_watermark
 from search.processes import describe_process, process_may_live, process_name
 
 BuildState = Literal["running", "paused", "failed", "cancelled", "done"]
@@ -109,23 +109,11 @@ class Journal:
     ) -> None:
         """Watermark and progress of a build in one transaction, after the write was acknowledged.
 
-        Raises LeaseLost when the lease has changed hands.
+        Raises LeaseLost when the lease has changed hands, WrongState when the watermark would go
+        back.
         """
         with self._database.write() as connection:
-            changed = connection.execute(
-                sa.update(tables.generations)
-                .where(
-                    tables.generations.c.name == build.generation,
-                    tables.generations.c.watermark <= watermark,
-                    holds_lease(lease, token),
-                )
-                .values(watermark=watermark)
-            ).rowcount
-            if not changed:
-                raise LeaseLost(
-                    f"build {build.build_id} of {build.generation}: another process holds the "
-                    "lease now; this one stops. Look at `reindexer status`"
-                )
+            move_watermark(connection, build.generation, watermark, lease=lease, token=token)
             connection.execute(
                 sa.update(tables.builds)
                 .where(tables.builds.c.id == build.build_id)
@@ -167,12 +155,13 @@ class Journal:
                 sa.select(leases).where(leases.c.name == name).with_for_update()
             ).one_or_none()
             if row is None:
-                inserted = connection.execute(
+                token = connection.execute(
                     self._database.upsert(leases)
                     .values(name=name, holder=me, token=1, expires_at=time.time() + LEASE_S)
                     .on_conflict_do_nothing()
-                ).rowcount
-                return (1, me) if inserted else (None, "another process")
+                    .returning(leases.c.token)
+                ).scalar()
+                return token, me if token else "another process"
             if not _is_free(row):
                 return None, str(row.holder)
             connection.execute(

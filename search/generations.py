@@ -104,26 +104,26 @@ class Catalog:
     def record(self, recipe: Recipe) -> Generation:
         """A new generation in state `building`, with the next number."""
         now = time.time()
+        highest = sa.select(sa.func.coalesce(sa.func.max(tables.generations.c.id), 0))
         with self._database.write() as connection:
-            number = (
-                connection.execute(
-                    sa.select(sa.func.coalesce(sa.func.max(tables.generations.c.id), 0))
-                ).scalar_one()
-                + 1
-            )
-            name = f"docs@{number}"
-            connection.execute(
-                sa.insert(tables.generations).values(
-                    id=number,
-                    name=name,
-                    state="building",
-                    recipe=recipe.to_json(),
-                    collection=f"docs-{number}",
-                    watermark=0,
-                    created_at=now,
-                    state_at=now,
-                )
-            )
+            name: str | None = None
+            while name is None:  # another process may take the same number first
+                number = connection.execute(highest).scalar_one() + 1
+                name = connection.execute(
+                    self._database.upsert(tables.generations)
+                    .values(
+                        id=number,
+                        name=f"docs@{number}",
+                        state="building",
+                        recipe=recipe.to_json(),
+                        collection=f"docs-{number}",
+                        watermark=0,
+                        created_at=now,
+                        state_at=now,
+                    )
+                    .on_conflict_do_nothing()
+                    .returning(tables.generations.c.name)
+                ).scalar()
             _record_event(connection, "generation_recorded", name, {"model": recipe.model})
         return self.get(name)
 
@@ -190,30 +190,17 @@ class Catalog:
                 return
         found = self.get(name).state
         if found != to:
-            raise WrongState(
-                f"{name} is {found}; it can become {to} only from {', '.join(allowed) or 'nothing'}"
-            )
+            how = f"only from {', '.join(allowed)}" if allowed else "only by a cut-over"
+            raise WrongState(f"{name} is {found}; it can become {to} {how}")
 
     def advance(self, name: str, watermark: int, *, lease: str, token: int) -> None:
         """Move the watermark forward after the write was acknowledged.
 
-        Raises LeaseLost when the lease has changed hands: a late process cannot move it.
+        Raises LeaseLost when the lease has changed hands: a late process cannot move it. Raises
+        WrongState when the watermark would go back.
         """
         with self._database.write() as connection:
-            changed = connection.execute(
-                sa.update(tables.generations)
-                .where(
-                    tables.generations.c.name == name,
-                    tables.generations.c.watermark <= watermark,
-                    holds_lease(lease, token),
-                )
-                .values(watermark=watermark)
-            ).rowcount
-        if not changed:
-            raise LeaseLost(
-                f"the watermark of {name} was not moved to {watermark}: lease {lease!r} is held by "
-                "another process now"
-            )
+            move_watermark(connection, name, watermark, lease=lease, token=token)
 
     def overrule(self, name: str, *, reason: str) -> None:
         """Let a generation that its gate refused go live all the same; who and why is recorded."""
@@ -271,7 +258,7 @@ class Catalog:
         `target` becomes live, the live generation becomes standby, an earlier standby is retired.
         Raises CutOverRefused, and changes nothing, when another generation than expected is live,
         when target is neither ready nor standby, when it is behind the live one, or when the
-        request was withdrawn or replaced.
+        request was withdrawn or replaced, or is too old for the serving processes to follow.
         """
         generations = tables.generations
         now = time.time()
@@ -279,9 +266,9 @@ class Catalog:
             rows = {
                 row.name: row
                 for row in connection.execute(
-                    sa.select(
-                        generations.c.name, generations.c.state, generations.c.watermark
-                    ).with_for_update()
+                    sa.select(generations.c.name, generations.c.state, generations.c.watermark)
+                    .order_by(generations.c.id)  # two of these lock in one order
+                    .with_for_update()
                 )
             }
             live = next((row for row in rows.values() if row.state == "live"), None)
@@ -297,6 +284,11 @@ class Catalog:
                     f"the request to switch to {target} was withdrawn or replaced by another one; "
                     "look at `reindexer status` and try again"
                 )
+            if request.expires_at < now:
+                raise CutOverRefused(
+                    f"the request to switch to {target} has expired, so serving processes no "
+                    "longer keep it prepared; try again"
+                )
             next_row = rows.get(target)
             if next_row is None or next_row.state not in ("ready", "standby"):
                 raise CutOverRefused(
@@ -308,11 +300,9 @@ class Catalog:
                     f"{target} is at seq {next_row.watermark}, behind {live.name} at "
                     f"{live.watermark}; it has to catch up first"
                 )
-            updates = [("standby", "retired")] if next_row.state != "standby" else []
             for name, row in rows.items():
-                for old, new in updates:
-                    if row.state == old:
-                        _set_state(connection, name, new, now)
+                if row.state == "standby" and name != target:
+                    _set_state(connection, name, "retired", now)
             _set_state(connection, target, "moving", now)  # frees the one-standby slot
             if live is not None:
                 _set_state(connection, live.name, "standby", now)
@@ -401,13 +391,37 @@ class Catalog:
         ]
 
 
-def holds_lease(lease: str, token: int) -> sa.ColumnElement[bool]:
-    """SQL condition: the lease is still the one with this token (a fence against late writers)."""
-    return (
-        sa.select(tables.leases.c.name)
-        .where(tables.leases.c.name == lease, tables.leases.c.token == token)
-        .exists()
-    )
+def move_watermark(
+    connection: sa.Connection, generation: str, watermark: int, *, lease: str, token: int
+) -> None:
+    """Move a generation's watermark within a transaction that writes.
+
+    Raises LeaseLost unless the lease is still the one with this token (a fence against late
+    writers), WrongState when the watermark would go back.
+    """
+    leases, generations = tables.leases, tables.generations
+    # The lock keeps the lease from changing hands until this transaction ends: whoever takes it
+    # next reads the watermark that is written here.
+    held = connection.execute(
+        sa.select(leases.c.token).where(leases.c.name == lease).with_for_update(read=True)
+    ).scalar()
+    if held != token:
+        raise LeaseLost(
+            f"the watermark of {generation} was not moved to {watermark}: the lease {lease!r} is "
+            "held by another process now, and this one stops. Look at `reindexer status`"
+        )
+    moved = connection.execute(
+        sa.update(generations)
+        .where(generations.c.name == generation, generations.c.watermark <= watermark)
+        .values(watermark=watermark)
+    ).rowcount
+    if not moved:
+        found = connection.execute(
+            sa.select(generations.c.watermark).where(generations.c.name == generation)
+        ).scalar()
+        raise WrongState(
+            f"the watermark of {generation} is {found}; it cannot go back to {watermark}"
+        )
 
 
 def _set_state(connection: sa.Connection, name: str, state: str, now: float) -> None:
