@@ -8,7 +8,7 @@ from collections.abc import Sequence
 SNIPPET_CHARACTERS = 300
 _LEAD_CHARACTERS = 60  # shown before the first matched word
 _SCANNED_CHARACTERS = 200_000  # of a very long text: a snippet is not worth reading 10 MB for
-_MAX_WORDS = 16
+_MAX_WORDS = 8
 _MAX_OCCURRENCES = 32  # of one word
 _CUT = "…"
 
@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+")
 
 
 def query_words(query: str) -> list[str]:
-    """The words of a query that are worth looking for: lower case, the longest 16."""
+    """The words of a query that are worth looking for: lower case, the longest 8."""
     words = {word for word in _WORD.findall(query.lower()) if len(word) > 2 or not word.isascii()}
     return sorted(words, key=lambda word: (-len(word), word))[:_MAX_WORDS]
 
@@ -36,33 +36,32 @@ def snippet(text: str, words: Sequence[str], limit: int = SNIPPET_CHARACTERS) ->
     if len(line) <= limit and end >= len(text):
         return line
     end = min(len(line), limit - len(_CUT))
-    if end < len(line) and not line[end].isspace():
-        end = max(line.rfind(" ", limit // 2, end), 0) or end
-    return line[:end].rstrip() + _CUT
+    space = line.rfind(" ", limit // 2, end + 1)
+    return line[: space if space >= 0 and end < len(line) else end] + _CUT
 
 
 def _densest(text: str, words: Sequence[str], width: int) -> int:
-    """Where the window of `width` characters with the most different words begins; 0 where there
-    is no word at all."""
+    """Where the window of `width` characters that holds the most of the words begins, each counted
+    once and by its length; 0 where there is none at all."""
+    lower = text.lower()
     found = sorted(
-        (start, number)
-        for number, word in enumerate(words)
-        for start in _occurrences(text.lower(), word)
+        (start, number) for number, word in enumerate(words) for start in _occurrences(lower, word)
     )
-    best_start, best_count = 0, 0
-    last = 0
-    inside = [0] * len(words)
-    count = 0
-    for start, first_number in found:
-        while last < len(found) and found[last][0] < start + width:
-            number = found[last][1]
-            count += not inside[number]
+    inside = [0] * len(words)  # occurrences in the window
+    best_start, best_worth, worth = 0, 0, 0
+    n_entered = 0
+    for start, first in found:
+        while n_entered < len(found) and found[n_entered][0] < start + width:
+            number = found[n_entered][1]
+            if not inside[number]:
+                worth += len(words[number])
             inside[number] += 1
-            last += 1
-        if count > best_count:
-            best_start, best_count = start, count
-        inside[first_number] -= 1
-        count -= not inside[first_number]
+            n_entered += 1
+        if worth > best_worth:
+            best_start, best_worth = start, worth
+        inside[first] -= 1
+        if not inside[first]:
+            worth -= len(words[first])
     return best_start
 
 

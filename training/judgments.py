@@ -35,8 +35,8 @@ class JudgedDocument:
 
     @property
     def full_text(self) -> str:
-        """Title and text as one string."""
-        return f"{self.title}\n{self.text}" if self.title else self.text
+        """Title and text as one string, as they are encoded."""
+        return " ".join(part for part in (self.title, self.text) if part)
 
 
 def splits(folder: Path) -> list[str]:

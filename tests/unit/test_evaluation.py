@@ -80,7 +80,7 @@ def test_a_file_from_another_system_reads_the_same(tmp_path: Path) -> None:
 def test_documents_come_one_by_one_with_title_and_text(tmp_path: Path) -> None:
     documents = list(read_documents(beir_folder(tmp_path / "beir")))
     assert documents[0] == JudgedDocument("1", "Cats", "They sleep.")
-    assert [item.full_text for item in documents] == ["Cats\nThey sleep.", "Dogs bark.", "Birds\n"]
+    assert [item.full_text for item in documents] == ["Cats They sleep.", "Dogs bark.", "Birds"]
 
 
 def test_an_unknown_split_is_answered_with_the_splits_there_are(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_no_documents_give_an_empty_ranking() -> None:
 
 
 def test_an_encoder_is_scored_on_the_folder_alone(tmp_path: Path) -> None:
-    queries = [{"_id": "q1", "text": "Cats\nThey sleep."}, {"_id": "q2", "text": "Dogs bark."}]
+    queries = [{"_id": "q1", "text": "Cats They sleep."}, {"_id": "q2", "text": "Dogs bark."}]
     folder = beir_folder(tmp_path / "beir", queries=queries)
     scores = evaluate_encoder(HashEncoder(), folder, "test")
     assert scores.query_ids == ("q1", "q2")
