@@ -27,6 +27,7 @@ class JsonLinesSource:
     def __init__(self, path: Path, reader: RecordReader) -> None:
         self._reader = reader
         self._label = path.name
+        self._is_json = ".json" in path.suffixes
         self._lines = LineFile(path, self._label)
         self._check_first_rows()
 
@@ -62,12 +63,17 @@ class JsonLinesSource:
         except BrokenOff as error:
             yield Rejected(where=f"{self._label}:{number + 1}", reason=str(error))
 
+    def _is_array(self, first_line: bytes) -> bool:
+        """A list on the first line of .jsonl may be one bad row; .json promises nothing else."""
+        start = first_line.strip()
+        return start == b"[" or (start.startswith(b"[") and self._is_json)
+
     def _check_first_rows(self) -> None:
         fields: set[str] = set()
         n_bytes = 0
         try:
             for number, line in islice(self._lines, _SAMPLED_LINES):
-                if number == 1 and line is not None and line.strip() == b"[":
+                if number == 1 and line is not None and self._is_array(line):
                     raise SourceInvalid(
                         f"{self._label} holds one JSON array, expected one object a line; convert "
                         f"it first: jq -c '.[]' {self._label} > documents.jsonl"
@@ -117,4 +123,4 @@ def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> str:
     else:
         if constants:
             return f"{constants[0]} is not JSON; write null instead"
-    return f"broken JSON at character {error.colno}: {error.msg.partition(': line ')[0]}"
+    return f"broken JSON at character {error.pos + 1}: {error.msg.partition(': line ')[0]}"
