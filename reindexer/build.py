@@ -213,7 +213,7 @@ def run_job(job: BuildJob) -> int:
             return 1
         except Exception as error:
             reason = f"{error}" or type(error).__name__
-            log.exception("build %s of %s failed", build.build_id, build.generation)
+            log.info("build %s failed", build.build_id, exc_info=True)  # shown with -v
             data.journal.update_build(build.build_id, state="failed", reason=reason)
             return 1
         if report.passed:
@@ -244,9 +244,10 @@ def die_with_parent(parent: int) -> None:
 
 def main() -> int:
     """Entry point of the child process."""
-    logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
     die_with_parent(int(sys.argv[1]))
-    return run_job(BuildJob.from_json(sys.stdin.read()))
+    job = BuildJob.from_json(sys.stdin.read())
+    logging.basicConfig(level=job.log_level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    return run_job(job)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ class BuildJob:
     settings: Mapping[str, Any]
     eval_dir: str | None = None
     eval_split: str = "test"
+    log_level: int = logging.WARNING
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)

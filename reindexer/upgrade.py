@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -283,6 +284,7 @@ def run_build(
         },
         eval_dir=str(evaluation.directory) if evaluation is not None else None,
         eval_split=evaluation.split if evaluation is not None else "test",
+        log_level=logging.getLogger().getEffectiveLevel(),
     )
     child = subprocess.Popen(
         [sys.executable, "-m", "reindexer.build", str(os.getpid())],
