@@ -5,6 +5,7 @@ Later sources win in this order: default, `reindexer.toml`, environment, flag.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -17,7 +18,8 @@ from reindexer.errors import ReindexerError
 
 DEFAULT_DATA_DIR = Path(".reindexer")
 DEFAULT_CONFIG = Path("reindexer.toml")
-_PASSWORD = re.compile(r"(://[^/@]*:)[^/]*(@)")  # in a URL
+_PASSWORD = re.compile(r"(://[^/?#:@]*:)[^/?#]*@")  # scheme://user:PASSWORD@host
+_SECRET_OPTION = re.compile(r"([?&][^=&]*(?:password|key|token|secret)[^=&]*=)[^&#]*", re.I)
 
 
 class SettingsInvalid(ReindexerError):
@@ -25,9 +27,16 @@ class SettingsInvalid(ReindexerError):
 
 
 def _setting(
-    key: str, default: Any, doc: str, *, secret: bool = False, low: float | None = None
+    key: str,
+    default: Any,
+    doc: str,
+    *,
+    secret: bool = False,
+    low: float | None = None,
+    high: float | None = None,
 ) -> Any:
-    return field(default=default, metadata={"key": key, "doc": doc, "secret": secret, "low": low})
+    metadata = {"key": key, "doc": doc, "secret": secret, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +78,10 @@ class Settings:
         "lexical.language", "english", "Snowball stemmer and stop words; none for neither"
     )
     max_lag_docs: int = _setting(
-        "search.max_lag_docs", 256, "a search without a service brings in up to so many new changes"
+        "search.max_lag_docs",
+        256,
+        "a search without a service brings in up to so many new changes",
+        low=0,
     )
     cut_over_timeout_s: float = _setting(
         "cutover.timeout_s", 60.0, "how long every serving process may take to prepare", low=0.1
@@ -82,7 +94,7 @@ class Settings:
     )
     host: str = _setting("serve.host", "127.0.0.1", "address the service listens on")
     port: int = _setting(
-        "serve.port", 8321, "port the service listens on; 0 picks a free one", low=0
+        "serve.port", 8321, "port the service listens on; 0 picks a free one", low=0, high=65_535
     )
     sync_interval_s: float = _setting(
         "serve.sync_interval_s", 0.2, "how often the service looks for changes", low=0.01
@@ -91,27 +103,25 @@ class Settings:
 
     @property
     def sql_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir / 'reindexer.db'}"
+        if self.database_url:
+            return self.database_url
+        path = str(self.data_dir / "reindexer.db")
+        for character in "%?#":  # these have a meaning in a URL
+            path = path.replace(character, f"%{ord(character):02X}")
+        return f"sqlite:///{path}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every setting with value and origin; secrets masked."""
-        result = []
-        for item in _settings():
-            value = getattr(self, item.name)
-            secret = item.metadata["secret"] and value is not None
-            shown = "****" if secret else (str(value) if isinstance(value, Path) else value)
-            if isinstance(shown, str):
-                shown = _PASSWORD.sub(r"\1****\2", shown)
-            result.append(
-                {
-                    "key": item.metadata["key"],
-                    "value": shown,
-                    "origin": self.origins.get(item.name, "default"),
-                    "environment": environment_variable(item.metadata["key"]),
-                    "description": item.metadata["doc"],
-                }
-            )
-        return result
+        """Every setting with value and origin; secrets masked, also those inside a URL."""
+        return [
+            {
+                "key": item.metadata["key"],
+                "value": _shown(item, getattr(self, item.name)),
+                "origin": self.origins.get(item.name, "default"),
+                "environment": environment_variable(item.metadata["key"]),
+                "description": item.metadata["doc"],
+            }
+            for item in _settings()
+        ]
 
 
 def environment_variable(key: str) -> str:
@@ -180,22 +190,51 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+# What a source may give for a type, and how to say that it gave something else. A command line and
+# an environment give text, so text may stand for a number.
+_ACCEPTED: Mapping[type, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    Path: ((str, Path), "a path"),
+    int: ((str, int), "a whole number"),
+    float: ((str, int, float), "a number"),
+}
+
+
 def _converted(name: str, value: Any, where: str) -> Any:
     """The value as the field's type, or SettingsInvalid saying what was expected."""
+    item = next(item for item in _settings() if item.name == name)
     hint = get_type_hints(Settings)[name]
     choices = [option for option in get_args(hint) if option is not type(None)] or [hint]
     if get_origin(hint) is Literal:
-        if value not in choices:
-            raise SettingsInvalid(f"{where} is {value!r}, expected one of {', '.join(choices)}")
-        return value
-    wanted = choices[0]
+        expected, wanted, accepted = f"one of {', '.join(choices)}", str, (str,)
+    else:
+        wanted = choices[0]
+        accepted, expected = _ACCEPTED[wanted]
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, accepted):
             raise ValueError
         converted = wanted(value)
-    except (TypeError, ValueError):
-        raise SettingsInvalid(f"{where} is {value!r}, expected {wanted.__name__}") from None
-    low = next(item.metadata["low"] for item in _settings() if item.name == name)
-    if low is not None and not converted >= low:
+        if get_origin(hint) is Literal and converted not in choices:
+            raise ValueError
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise ValueError
+    except ValueError:
+        raise SettingsInvalid(f"{where} is {_shown(item, value)!r}, expected {expected}") from None
+    low, high = item.metadata["low"], item.metadata["high"]
+    if low is not None and converted < low:
         raise SettingsInvalid(f"{where} is {value!r}, expected at least {low}")
+    if high is not None and converted > high:
+        raise SettingsInvalid(f"{where} is {value!r}, expected at most {high}")
     return converted
+
+
+def _shown(item: Any, value: Any) -> Any:
+    """The value as it may be printed."""
+    if value is None:
+        return None
+    if item.metadata["secret"]:
+        return "****"
+    if isinstance(value, str):
+        value = _PASSWORD.sub(r"\1****@", value)
+        return _SECRET_OPTION.sub(r"\1****", value)
+    return str(value) if isinstance(value, Path) else value
