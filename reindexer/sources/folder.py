@@ -61,9 +61,7 @@ class FolderSource:
     def _walk(self, folder: Path) -> Iterator[Path | Rejected]:
         try:
             with os.scandir(folder) as found:
-                # A folder sorts as if its name ended in a slash, which makes the order of whole
-                # paths the order of the walk.
-                entries = sorted(found, key=lambda e: e.name + "/" if e.is_dir() else e.name)
+                entries = sorted(found, key=_path_order)
         except OSError as error:
             yield Rejected(
                 where=self._shown(folder), reason=f"the folder cannot be read: {error.strerror}"
@@ -75,7 +73,7 @@ class FolderSource:
                 continue
             if entry.is_symlink():
                 is_text = path.suffix.lower() in _SUFFIXES
-                if (is_text or entry.is_dir()) and not self._contains(path):
+                if (is_text or path.is_dir()) and not self._contains(path):
                     yield Rejected(
                         where=self._shown(path),
                         reason="a link that leads out of the folder is not followed; "
@@ -91,6 +89,8 @@ class FolderSource:
         where = self._shown(path)
         doc_id = self._doc_id(path)
         try:
+            if doc_id is None:
+                raise InvalidDocument("the name of the file is not UTF-8; rename it")
             text = _text(path)
             folder = path.relative_to(self._path).parent.as_posix()
             document = Document.of(
@@ -130,6 +130,11 @@ class FolderSource:
         )
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
         return f"found: {found}" if found else "it is empty"
+
+
+def _path_order(entry: os.DirEntry[str]) -> str:
+    """A folder sorts as if its name ended in a slash: the walk then follows the order of paths."""
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
 
 
 def _text(path: Path) -> str:

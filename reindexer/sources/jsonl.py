@@ -123,4 +123,5 @@ def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> str:
     else:
         if constants:
             return f"{constants[0]} is not JSON; write null instead"
-    return f"broken JSON at character {error.pos + 1}: {error.msg.partition(': line ')[0]}"
+    place = min(error.pos, len(text.rstrip())) + 1  # not on the line end
+    return f"broken JSON at character {place}: {error.msg.partition(': line ')[0]}"

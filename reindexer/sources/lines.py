@@ -127,8 +127,9 @@ def utf16_encoding(head: bytes) -> str | None:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     # Without a mark, mostly Latin text in UTF-16 has a NUL in every other byte.
-    if head and head[1::2].count(0) > len(head) // 4:
+    threshold = max(3, len(head) // 4)
+    if head[1::2].count(0) > threshold:
         return "UTF-16LE"
-    if head and head[0::2].count(0) > len(head) // 4:
+    if head[0::2].count(0) > threshold:
         return "UTF-16BE"
     return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import random
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +189,19 @@ def test_compressed_files_are_known_by_their_content(
 
 @pytest.mark.parametrize(
     ("pack", "cause"),
-    [(gzip.compress, "end too early"), (bz2.compress, "end too early"), (lzma.compress, "early")],
+    [
+        (gzip.compress, "end too early"),
+        (partial(bz2.compress, compresslevel=1), "end too early"),
+        (partial(lzma.compress, preset=0), "end too early"),
+    ],
+    ids=["gzip", "bzip2", "xz"],
 )
 def test_a_truncated_file_gives_what_it_has_and_says_where_it_breaks_off(
     write: Write, pack: Callable[[bytes], bytes], cause: str
 ) -> None:
-    content = b"".join(b'{"id": "%d", "text": "%x"}\n' % (i, 7**i) for i in range(3_000))
-    path = write("docs.jsonl.gz", pack(content)[:-2_000])
+    noise = random.Random(1)
+    lines = (b'{"id": "%d", "text": "%x"}\n' % (i, noise.getrandbits(256)) for i in range(5_000))
+    path = write("docs.jsonl.gz", pack(b"".join(lines))[:-2_000])
 
     documents, rejected = read(path)
 
@@ -201,8 +209,7 @@ def test_a_truncated_file_gives_what_it_has_and_says_where_it_breaks_off(
     assert where == f"docs.jsonl.gz:{len(documents) + 1}"
     assert "breaks off" in reason
     assert cause in reason
-    if pack is gzip.compress:
-        assert len(documents) > 1_000
+    assert len(documents) > 3_000
 
 
 def test_damaged_compressed_data_are_said_so(write: Write) -> None:
@@ -279,18 +286,18 @@ def test_a_field_that_is_not_there_is_said_with_the_flag_to_use(
 
 
 def test_a_source_can_be_read_twice_and_tells_how_far_it_is(write: Write) -> None:
-    source = open_source(write("docs.jsonl", GOOD * 100_000))
+    source = open_source(write("docs.jsonl", GOOD * 20_000))
 
     rows = iter(source)
     next(rows)
     start = source.share_read
-    for _ in range(60_000):
+    for _ in range(12_000):
         next(rows)
 
     assert start is not None
     assert start < 0.1
     assert source.share_read == pytest.approx(0.6, abs=0.02)
-    assert sum(1 for _ in source) == 100_000
+    assert sum(1 for _ in source) == 20_000
 
 
 # What can be named
@@ -422,8 +429,9 @@ def test_a_long_csv_field_is_read_and_a_huge_one_passed_over(write: Write) -> No
 
 
 def test_a_truncated_csv_says_where_it_breaks_off(write: Write) -> None:
-    content = b"id,text\n" + b"".join(b"%d,%x\n" % (i, 7**i) for i in range(2_000))
-    path = write("docs.csv.gz", gzip.compress(content)[:-2_000])
+    noise = random.Random(1)
+    rows = (b"%d,%x\n" % (i, noise.getrandbits(256)) for i in range(2_000))
+    path = write("docs.csv.gz", gzip.compress(b"id,text\n" + b"".join(rows))[:-2_000])
 
     documents, rejected = read(path)
 
