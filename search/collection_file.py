@@ -1,0 +1,82 @@
+"""`collection.json`: what an embedded collection is, beside the engine's own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from search.dense import CollectionSpec
+from search.errors import CollectionDamaged, CollectionMissing, StoreError
+
+FORMAT = 1
+REBUILD = "build the generation again with `reindexer upgrade MODEL`, or bring the folder back"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a collection can be called that."""
+    return _NAME.fullmatch(text) is not None
+
+
+def valid_name(name: str) -> str:
+    if not is_name(name):
+        raise StoreError(
+            f"{name!r} cannot name a collection; expected 1 to 128 letters, digits and . _ @ -, "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def is_empty(folder: Path) -> bool:
+    """Nothing there, or a bare folder that nobody ever wrote to."""
+    return not folder.is_dir() or not any(folder.iterdir())
+
+
+def missing(folder: Path) -> CollectionMissing:
+    return CollectionMissing(
+        f"collection {folder.name!r} is not in {folder.parent}; run `reindexer doctor` to see "
+        "what is there, or build the generation again with `reindexer upgrade MODEL`"
+    )
+
+
+def read_spec(folder: Path) -> CollectionSpec:
+    path = folder / "collection.json"
+    if is_empty(folder):
+        raise missing(folder)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found = value["format"]
+        if found != FORMAT:
+            raise CollectionDamaged(
+                f"{path} has format {found!r}, this release reads {FORMAT}; update reindexer"
+            )
+        return CollectionSpec.from_json(value["spec"])
+    except FileNotFoundError:
+        raise CollectionDamaged(
+            f"collection {folder.name!r} has no {path}, which says what its vectors are; {REBUILD}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CollectionDamaged(f"{path} cannot be read ({error}); {REBUILD}") from error
+
+
+def write_spec(folder: Path, spec: CollectionSpec, *, finished: bool) -> None:
+    """Atomic and durable. finished: the HNSW graph was built once."""
+    value = {"format": FORMAT, "finished": finished, "spec": spec.to_json()}
+    new = folder / "collection.json.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / "collection.json")
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,295 @@
+"""What both dense engines store beside a vector, how a filter reads it, and how hits of passages
+become hits of documents. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Point
+from search.documents import Condition, Filter, Scalar, Value
+from search.errors import CollectionDamaged, InvalidQuery, SpaceMismatch, StoreError
+
+DOC_ID = "doc_id"
+SEQ = "seq"
+METADATA = "metadata"  # an object of its own, so that no field of a document can collide with ours
+HIT_FIELDS = [DOC_ID, "number", "start", "end", SEQ]
+
+Payload = Mapping[str, Any] | None  # as an engine returns it
+
+_NO_METADATA: Mapping[str, Value] = MappingProxyType({})
+_RESERVED = re.compile(r'[%"\\]')  # a quoted key of a JSON path can hold neither " nor \
+_ESCAPED = re.compile(r"%(22|25|5C)")
+_FIRST_ROUNDED = 2.0**53  # engines compare numbers as float64; from here on integers get rounded
+_MAX_TIES = 1_000  # documents looked at beyond k because they are exactly as near as the k-th
+
+
+def to_payload(point: Point) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        DOC_ID: point.doc_id,
+        "number": point.number,
+        "count": point.count,
+        SEQ: point.seq,
+        "content_hash": point.content_hash,
+        "text_hash": point.text_hash,
+        "start": point.start,
+        "end": point.end,
+    }
+    if point.metadata:
+        payload[METADATA] = {
+            _RESERVED.sub(_escape, name): list(value) if isinstance(value, tuple) else value
+            for name, value in point.metadata.items()
+        }
+    return payload
+
+
+def to_point(payload: Payload) -> Point:
+    """Raises CollectionDamaged for a point that something else wrote."""
+    fields = payload or {}
+    try:
+        return Point(
+            doc_id=fields[DOC_ID],
+            number=fields["number"],
+            count=fields["count"],
+            seq=fields[SEQ],
+            content_hash=fields["content_hash"],
+            text_hash=fields["text_hash"],
+            start=fields["start"],
+            end=fields["end"],
+            metadata=metadata_of(fields),
+        )
+    except KeyError as error:
+        raise _foreign(error) from None
+
+
+def to_hit(payload: Payload, score: float) -> DenseHit:
+    """Raises CollectionDamaged for a point that something else wrote."""
+    fields = payload or {}
+    try:
+        return DenseHit(
+            doc_id=fields[DOC_ID],
+            score=score,
+            number=fields["number"],
+            start=fields["start"],
+            end=fields["end"],
+            seq=fields[SEQ],
+        )
+    except KeyError as error:
+        raise _foreign(error) from None
+
+
+def _foreign(error: KeyError) -> CollectionDamaged:
+    return CollectionDamaged(
+        f"the collection holds a point without {error}, which reindexer did not write; keep other "
+        "programs from writing to it and build the generation again with `reindexer upgrade MODEL`"
+    )
+
+
+def metadata_of(payload: Payload) -> Mapping[str, Value]:
+    """Canonical metadata again: sorted names, lists as tuples."""
+    stored = (payload or {}).get(METADATA)
+    if not stored:
+        return _NO_METADATA
+    fields = {_ESCAPED.sub(_unescape, name): value for name, value in stored.items()}
+    return MappingProxyType(
+        {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in sorted(fields.items())
+        }
+    )
+
+
+def field_path(field: str) -> str:
+    """JSON path of a metadata field: any name, whatever dots, brackets or quotes it has."""
+    return f'{METADATA}."{_RESERVED.sub(_escape, field)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16))
+
+
+# -- filters ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberRange:
+    """Float64 bounds; None is no bound."""
+
+    gt: float | None = None
+    gte: float | None = None
+    lt: float | None = None
+    lte: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldTest:
+    """One condition in terms that every engine has: the field satisfies it when one of its items
+    is one of the texts or booleans or lies in one of the ranges."""
+
+    path: str
+    texts: tuple[str, ...] = ()
+    booleans: tuple[bool, ...] = ()
+    ranges: tuple[NumberRange, ...] = ()
+
+
+def field_test(condition: Condition) -> FieldTest:
+    """Lets through everything the condition does, and beyond it only what differs from it by the
+    rounding of numbers from 2^53 on; `satisfies` settles those."""
+    path = field_path(condition.field)
+    if condition.is_range:
+        return FieldTest(path=path, ranges=(_widened(condition),))
+    numbers = dict.fromkeys(float(value) for value in condition.any_of if _is_number(value))
+    return FieldTest(
+        path=path,
+        texts=tuple(value for value in condition.any_of if isinstance(value, str)),
+        booleans=tuple(
+            dict.fromkeys(value for value in condition.any_of if isinstance(value, bool))
+        ),
+        ranges=tuple(NumberRange(gte=number, lte=number) for number in numbers),
+    )
+
+
+def satisfies(payload: Payload, where: Filter) -> bool:
+    """The filter's own meaning, to the last digit. The payload must hold the metadata."""
+    metadata = metadata_of(payload)
+    return all(condition.matches(metadata) for condition in where)
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _widened(condition: Condition) -> NumberRange:
+    bounds = {"gt": condition.gt, "gte": condition.gte, "lt": condition.lt, "lte": condition.lte}
+    wide: dict[str, float] = {}
+    for name, bound in bounds.items():
+        if bound is not None:
+            # A larger integer may round to the bound itself.
+            rounded = abs(bound) >= _FIRST_ROUNDED
+            wide[name[:2] + "e" if rounded and len(name) == 2 else name] = float(bound)
+    if not wide:
+        wide["gte"] = -sys.float_info.max  # no bound at all: any number
+    return NumberRange(**wide)
+
+
+# -- from passages to documents --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nearest:
+    """The engine's answer to one request for the nearest passages."""
+
+    hits: list[DenseHit]  # nearest first, those that satisfy the filter
+    found: int  # passages the engine returned
+    lowest: float  # score of the last of them
+
+
+Fetch = Callable[[int, Sequence[str], bool], Nearest]  # limit, doc_ids to leave out, exact
+
+
+def nearest_documents(fetch: Fetch, k: int, *, exact: bool) -> list[DenseHit]:
+    """The k nearest documents by their best passages.
+
+    A document that was found is left out of the next request, so one with hundreds of passages
+    costs one request more and crowds nobody out. An approximate search that comes back short of k
+    is asked once more, exactly. Documents exactly as near as the k-th are all looked at (up to
+    1,000), so that doc_id decides which of them belong to the answer.
+    """
+    best: dict[str, DenseHit] = {}
+    limit = k + max(8, k // 4)
+    while True:
+        answer = fetch(limit, tuple(best), exact)
+        for hit in answer.hits:
+            rival = best.get(hit.doc_id)
+            if rival is None or (-hit.score, hit.number) < (-rival.score, rival.number):
+                best[hit.doc_id] = hit
+        ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.doc_id))
+        if answer.found < limit:
+            if exact or len(ranked) >= k:
+                return ranked[:k]
+            exact = True
+        elif len(ranked) >= k and (
+            answer.lowest < ranked[k - 1].score or len(ranked) >= k + _MAX_TIES
+        ):
+            return ranked[:k]
+        limit *= 2
+
+
+# -- what is let in --------------------------------------------------------------------------------
+
+
+def validate_query(vector: FloatVector, k: int, spec: CollectionSpec, name: str) -> None:
+    """Raises SpaceMismatch or InvalidQuery."""
+    if vector.shape != (spec.dim,):
+        raise SpaceMismatch(
+            f"the query vector has shape {vector.shape}, collection {name!r} of {spec.generation} "
+            f"holds vectors of {spec.dim} dimensions; encode the query with the model of "
+            f"{spec.generation}"
+        )
+    if not np.isfinite(vector).all():
+        raise InvalidQuery("the query vector has a value that is not finite; check the encoder")
+    if k < 1:
+        raise InvalidQuery(f"k is {k}, expected at least 1")
+
+
+def validate_points(
+    points: Sequence[Point], vectors: FloatMatrix, spec: CollectionSpec, name: str
+) -> None:
+    """Raises SpaceMismatch or StoreError before anything is written."""
+    if vectors.shape != (len(points), spec.dim):
+        raise SpaceMismatch(
+            f"{len(points)} points came with vectors of shape {vectors.shape}; collection {name!r} "
+            f"of {spec.generation} expects ({len(points)}, {spec.dim})"
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        point = points[int(np.argmin(finite))]
+        raise StoreError(
+            f"passage {point.number} of document {point.doc_id!r} has a vector with a value that "
+            f"is not finite; check the model of {spec.generation}"
+        )
+
+
+def newest(points: Sequence[Point]) -> dict[str, int]:
+    """Point id → its row. Of a point that stands twice: the highest seq, then the last."""
+    rows: dict[str, int] = {}
+    for row, point in enumerate(points):
+        point_id = point.id
+        rival = rows.get(point_id)
+        if rival is None or points[rival].seq <= point.seq:
+            rows[point_id] = row
+    return rows
+
+
+def check_fingerprint(spec: CollectionSpec, fingerprint: str, name: str) -> None:
+    """Raises SpaceMismatch when the collection holds another encoder's vectors."""
+    if spec.fingerprint != fingerprint:
+        raise SpaceMismatch(
+            f"collection {name!r} holds vectors of the encoder {spec.fingerprint} "
+            f"({spec.generation}), expected {fingerprint}; build the generation again with "
+            "`reindexer upgrade MODEL`"
+        )
+
+
+def check_same_spec(stored: CollectionSpec, wanted: CollectionSpec, name: str) -> None:
+    """Raises SpaceMismatch, naming what differs, when a collection was made for something else."""
+    ours, theirs = wanted.to_json(), stored.to_json()
+    different = [
+        f"{key} {theirs[key]!r}, expected {ours[key]!r}" for key in ours if ours[key] != theirs[key]
+    ]
+    if different:
+        raise SpaceMismatch(
+            f"collection {name!r} is already there with {'; '.join(different)}; drop it with "
+            "`reindexer prune` or build under another name"
+        )
