@@ -145,10 +145,14 @@ def show_model(invocation: Invocation, model: str, as_json: bool) -> None:
 )
 @click.argument("ref")
 @click.option("--name", help="Its name here; taken from REF unless given.")
-@click.option("--truncate-dim", type=click.IntRange(1), help="Keep the first N dimensions.")
+@click.option(
+    "--truncate-dim", type=click.IntRange(1), metavar="N", help="Keep the first N dimensions."
+)
 @click.option("--query-prompt", metavar="TEXT", help="Put before each query.")
 @click.option("--document-prompt", metavar="TEXT", help="Put before each passage.")
-@click.option("--max-tokens", type=click.IntRange(8), help="Read so many tokens of a text at most.")
+@click.option(
+    "--max-tokens", type=click.IntRange(8), metavar="N", help="Read so many tokens of a text."
+)
 @click.option(
     "--trust-remote-code", is_flag=True, help="Let this model run code of its own. Read it first."
 )
@@ -238,7 +242,10 @@ def verify_model(invocation: Invocation, model: str | None, as_json: bool) -> No
 @json_option
 @pass_invocation
 def remove_model(invocation: Invocation, model: str, yes: bool, as_json: bool) -> None:
-    """Delete a version that no generation uses. Its number is not given out again."""
+    """Delete a version that no generation uses.
+
+    Shows it and asks, unless --yes. Its number is not given out again.
+    """
     from search.errors import WrongState
 
     with invocation.open_existing() as data:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Mode = Literal["hybrid", "dense", "lexical"]
 MODES: tuple[Mode, ...] = ("lexical", "dense", "hybrid")
 DEPTH = 100
+TITLE_LINES = 2
 SNIPPET_LINES = 3
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
 MIN_STEM = 4  # letters of a query word that a matched word begins with
@@ -41,7 +42,7 @@ MIN_STEM = 4  # letters of a query word that a matched word begins with
     cls=Verb,
     examples=[
         'reindexer search "who approves a refund"',
-        'reindexer search "rate limits" -k 3 --mode lexical --filter lang=en --filter year>=2020',
+        'reindexer search "rate limits" -k 3 --mode lexical --filter lang=en --filter "year>=2020"',
         'reindexer search "rate limits" --generation docs@1 --explain',
     ],
     json_fields='{"query", "mode", "generation", "model", "degraded": [], "took_ms": {"encode", '
@@ -50,7 +51,9 @@ MIN_STEM = 4  # letters of a query word that a matched word begins with
     '"lexical_score", "dense_score", "contributions", "passage", "seq"',
 )
 @click.argument("query")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1_000), help="Hits.")
+@click.option(
+    "-k", default=10, show_default=True, type=click.IntRange(1, 1_000), metavar="N", help="Hits."
+)
 @click.option(
     "--mode", type=click.Choice(["hybrid", "dense", "lexical"]), default="hybrid", show_default=True
 )
@@ -128,8 +131,9 @@ def _show_hit(hit: Mapping[str, Any], pattern: re.Pattern[str] | None, *, explai
         if hit[f"{leg}_rank"] is not None
     ]
     indent = " " * 4
-    title = hit["title"] or hit["doc_id"]
-    say(f"{hit['rank']:>2}. {click.style(title, bold=True)}")
+    title = " ".join((hit["title"] or hit["doc_id"]).split())
+    head, *more = wrapped(title, first=f"{hit['rank']:>2}. ", rest=indent).splitlines()
+    say("\n".join(click.style(line, bold=True) for line in [head, *more[: TITLE_LINES - 1]]))
     about = [hit["doc_id"]] if hit["title"] else []
     about += [", ".join(ranks), f"score {hit['score']:.4f}"]
     say(indent + click.style("  ".join(part for part in about if part), dim=True))
@@ -322,7 +326,9 @@ def _evaluate_model(invocation: Invocation, folder: Path, split: str, model: str
 
         version = find_model(data, model)
         encoder = data.load_encoder(str(version))
-        progress.update(state="encoding documents")
+        with (folder / "corpus.jsonl").open("rb") as lines:
+            n_documents = sum(1 for _ in lines)
+        progress.update(0, total=n_documents, state="encoding documents")
         scores = evaluate_encoder(encoder, folder, split, on_progress=progress.update)
     return {
         "generation": None,

@@ -38,7 +38,9 @@ DEMO_DATA_DIR = Path("reindexer-demo")
     '"docs_per_s", "verified"}], "queries", "failed", "mixed", "answers": {"docs@1"}, '
     '"slowest_ms", "cut_over": {…}, "rollback": {…}, "seconds", "data_dir"}',
 )
-@click.option("--documents", type=click.IntRange(50), help="How many documents; fewer are quicker.")
+@click.option(
+    "--documents", type=click.IntRange(50), metavar="N", help="How many; fewer are quicker."
+)
 @json_option
 @pass_invocation
 def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
@@ -181,7 +183,10 @@ def completion(shell: str) -> None:
 )
 @click.option("--host", help="Address to listen on; serve.host, 127.0.0.1 unless given.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port; serve.port, 8321 unless given. 0: any."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Port; serve.port, 8321 unless given. 0: any.",
 )
 @click.option(
     "--insecure", is_flag=True, help="Listen beyond this machine: whoever reaches it may write."

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
-from reindexer.terminal import count, duration, next_steps, print_json, say, table
+from reindexer.terminal import count, duration, next_steps, print_json, rate, say, table
 
 WATCH_S = 1.0
 WATCH_LINE_S = 5.0  # when stdout is not a terminal
@@ -134,7 +134,7 @@ def _builds(builds: list[dict[str, Any]]) -> str:
                 state,
                 f"{build['docs_done']:,}/{build['docs_total']:,}",
                 f"{share:.0f} %",
-                f"{build['docs_per_s']:,.0f}/s",
+                f"{rate(build['docs_per_s'])}/s",
                 eta,
                 build["model"],
             )

@@ -32,6 +32,7 @@ from reindexer.terminal import (
     next_steps,
     note,
     print_json,
+    rate,
     say,
     size,
     warn,
@@ -122,7 +123,7 @@ def _show_plan(plan: Plan) -> None:
                 ("passages", f"about {plan.passages:,}, {plan.tokens:,} tokens"),
                 (
                     "time",
-                    f"about {duration(plan.estimated_s)} at {plan.docs_per_s:,.0f} documents/s, "
+                    f"about {duration(plan.estimated_s)} at {rate(plan.docs_per_s)} documents/s, "
                     f"measured on {plan.sample_documents:,}",
                 ),
                 (
@@ -287,7 +288,7 @@ def _shown_in(progress: Progress, data: DataDirectory) -> Callable[[Build], None
             state = data.catalog.get(build.generation).state
             step = _STEPS.get(state, state)
             if state == "building" and not build.docs_done:
-                step = "loading the model"
+                step = "loading the model, first window"
         progress.what = f"build {build.generation}"
         progress.update(
             build.docs_done, total=build.docs_total, rate=build.docs_per_s or None, state=step

@@ -75,9 +75,11 @@ class Progress:
                 parts.append(f"{self.rate:.1f}/s")
             if (eta_s := self.eta_s()) is not None:
                 parts.append(f"eta {duration(eta_s)}")
+            if not parts:
+                parts.append(duration(time.monotonic() - self._began))
             if self.state:
                 parts.append(self.state)
-            return f"{self.what}: " + "; ".join(parts or [duration(time.monotonic() - self._began)])
+            return f"{self.what}: " + "; ".join(parts)
 
     def eta_s(self) -> float | None:
         """Seconds to go; None while that cannot be told."""

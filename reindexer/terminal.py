@@ -67,6 +67,11 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:,.1f} TB"
 
 
+def rate(per_second: float) -> str:
+    """`812`, `5.3`: three digits are enough."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
+
+
 def duration(seconds: float) -> str:
     """`40 ms`, `3.2 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 1:
