@@ -31,7 +31,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
     """The status as `status --json` prints it. Raises DatabaseUnavailable."""
     url = settings.sql_url
     if url.startswith("sqlite"):
-        path = Path(unquote(url.removeprefix("sqlite:///")))
+        path = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
         if not path.exists():
             return _empty(settings)
         try:
@@ -44,22 +44,32 @@ def read_status(settings: Settings) -> dict[str, Any]:
         try:
             connection.execute("BEGIN")
             return _status(settings, lambda sql: [dict(row) for row in connection.execute(sql)])
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if "no such table" in str(error):
                 return _empty(settings)
-            raise DatabaseUnavailable(f"database {path}: {error}") from error
+            raise DatabaseUnavailable(
+                f"database {path}: {error}; run `reindexer doctor`"
+            ) from error
         finally:
             connection.close()
     return _postgres_status(settings)
 
 
 def _postgres_status(settings: Settings) -> dict[str, Any]:
-    import psycopg
-    from psycopg.rows import dict_row
+    try:
+        import psycopg
+        from psycopg.rows import dict_row
+    except ImportError as error:
+        raise DatabaseUnavailable(
+            "PostgreSQL needs the psycopg driver, which is not installed; "
+            "run: pip install 'reindexer[postgres]'"
+        ) from error
 
     url = settings.sql_url.replace("postgresql+psycopg://", "postgresql://", 1)
     try:
         with psycopg.connect(url, row_factory=dict_row, connect_timeout=10) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one snapshot
+            connection.read_only = True
             return _status(settings, lambda sql: list(connection.execute(sql.encode())))
     except psycopg.errors.UndefinedTable:
         return _empty(settings)
@@ -90,11 +100,12 @@ def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
         for row in rows("SELECT * FROM leases")
     }
     builds = rows(f"SELECT * FROM builds ORDER BY id DESC LIMIT {RECENT_BUILDS}")
+    running = _running(rows) if leases.get("build") else None
     return {
         "live": _pointer(rows, generations, "live"),
         "standby": _pointer(rows, generations, "standby"),
         "builds": [
-            _build(rows, build, generations[build["generation"]], leases.get("build", False))
+            _build(rows, build, generations[build["generation"]], running)
             for build in builds
             if build["generation"] in generations
         ],
@@ -131,13 +142,20 @@ def _pointer(
     }
 
 
+def _running(rows: _Rows) -> int | None:
+    """The build that the holder of the lease is at: the last one that was touched. Others that
+    say `running` lost their process."""
+    found = rows("SELECT id FROM builds WHERE state = 'running' ORDER BY updated_at DESC LIMIT 1")
+    return int(found[0]["id"]) if found else None
+
+
 def _build(
-    rows: _Rows, build: dict[str, Any], generation: dict[str, Any], lease_held: bool
+    rows: _Rows, build: dict[str, Any], generation: dict[str, Any], running: int | None
 ) -> dict[str, Any]:
     state, reason = build["state"], build["reason"]
     if state == "running" and generation["state"] not in _UNFINISHED:
         state = "done"
-    if state == "running" and not lease_held:
+    if state == "running" and build["id"] != running:
         state, reason = "stopped", "its process is gone; go on with `reindexer resume`"
     left = max(0, build["docs_total"] - build["docs_done"])
     rate = build["docs_per_s"]
