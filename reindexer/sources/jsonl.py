@@ -123,5 +123,5 @@ def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> str:
     else:
         if constants:
             return f"{constants[0]} is not JSON; write null instead"
-    place = min(error.pos, len(text.rstrip())) + 1  # not on the line end
+    place = min(error.pos, len(text.rstrip("\r\n"))) + 1  # not on the line end
     return f"broken JSON at character {place}: {error.msg.partition(': line ')[0]}"
