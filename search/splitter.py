@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -15,11 +16,12 @@ from search.recipe import SplitterRecipe
 if TYPE_CHECKING:
     from training.tokenizer import TokenizedTexts
 
-JOINER = " "  # between title and text
+MAX_PASSAGE_TOKENS = 512  # by default, also for a model that reads more: one vector, one topic
+JOINER = " "  # between title and text, as in BEIR and MTEB, which most models were trained by
 MAX_TITLE_SHARE = 0.25  # of a passage; a longer title is cut like text and not repeated
-FILL = 0.9  # of a passage that the first cut aims at: tokens are not spread evenly over characters
-BLOCK_CHARACTERS = 20_000  # cut at a time: text without sentences takes the library quadratic time
-FILL_AGAIN = 0.85  # the same, for a piece that came out too long
+FILL = 0.9  # of a passage that a cut aims at: tokens are not spread evenly over characters
+SLACK = 1.15  # over passages of equal length, so that ending at a sentence does not add one
+BLOCK_PASSAGES = 16  # cut at a time: the library's time grows with the square of what it is given
 
 
 class DocumentTokenizer(Protocol):
@@ -29,7 +31,8 @@ class DocumentTokenizer(Protocol):
 
 
 def default_splitter_recipe(max_tokens: int) -> SplitterRecipe:
-    """As long as the model reads, an eighth of it shared with the next passage."""
+    """As long as the model reads, 512 tokens at most; an eighth shared with the next passage."""
+    max_tokens = min(max_tokens, MAX_PASSAGE_TOKENS)
     return SplitterRecipe(max_tokens=max_tokens, overlap_tokens=max_tokens // 8)
 
 
@@ -60,60 +63,59 @@ class Splitter:
         tokenized = self._tokenizer.tokenize_documents(
             [_joined(document.title, document.text) for document in documents]
         )
-        n_tokens = tokenized.lengths.tolist()
-        fitting = [
-            _Piece(row, document.title, document.text, 0, len(document.text), row)
-            for row, document in enumerate(documents)
-            if n_tokens[row] <= self.max_tokens
-        ]
-        cut = [
-            piece
-            for row, document in enumerate(documents)
-            if n_tokens[row] > self.max_tokens
-            for piece in self._first_cut(row, document, n_tokens[row])
-        ]
+        fitting: list[_Piece] = []
+        cut: list[_Piece] = []
+        for row, (document, n_tokens) in enumerate(
+            zip(documents, tokenized.lengths.tolist(), strict=True)
+        ):
+            whole = _Piece(row, document.title, document.text, 0, row)
+            if n_tokens <= self.max_tokens:
+                fitting.append(whole)
+            else:
+                cut += self._cut(self._with_usable_title(whole), n_tokens)
         while cut:
+            first_row = len(tokenized)
             counted = self._tokenizer.tokenize_documents([piece.whole for piece in cut])
-            before = len(tokenized)
             tokenized = tokenized.extended(counted)
             too_long: list[_Piece] = []
-            for at, (piece, length) in enumerate(zip(cut, counted.lengths.tolist(), strict=True)):
-                if length <= self.max_tokens or len(piece.text) < 2:
-                    fitting.append(piece._replace(row=before + at))
+            for row, (piece, n_tokens) in enumerate(
+                zip(cut, counted.lengths.tolist(), strict=True), first_row
+            ):
+                if n_tokens <= self.max_tokens or (len(piece.text) < 2 and not piece.title):
+                    fitting.append(piece._replace(row=row))
                 else:
-                    too_long += self._cut(piece, length, FILL_AGAIN)
+                    too_long += self._cut(piece, n_tokens)
             cut = too_long
         fitting.sort(key=lambda piece: (piece.document, piece.start))
         return _passages(documents, fitting), tokenized.select([piece.row for piece in fitting])
 
-    def _first_cut(self, row: int, document: Document, n_tokens: int) -> list[_Piece]:
-        title, text = document.title, document.text
-        if title and self._title_tokens(title) > self._room * MAX_TITLE_SHARE:
-            # Too long to be repeated: it is cut as if it began the text.
-            start = -len(title) - len(JOINER)
-            return self._cut(
-                _Piece(row, "", _joined(title, text), start, len(text)), n_tokens, FILL
-            )
-        return self._cut(_Piece(row, title, text, 0, len(text)), n_tokens, FILL)
+    def _with_usable_title(self, piece: _Piece) -> _Piece:
+        """A title that would fill much of every passage is cut as if it began the text."""
+        room = self.max_tokens - self._frame_tokens
+        if not piece.title or self._title_tokens(piece.title) <= room * MAX_TITLE_SHARE:
+            return piece
+        start = -len(piece.title) - len(JOINER)
+        return piece._replace(title="", text=piece.whole, start=start)
 
-    def _cut(self, piece: _Piece, n_tokens: int, fill: float) -> list[_Piece]:
-        """Smaller pieces of one that has n_tokens, title and frame included."""
+    def _cut(self, piece: _Piece, n_tokens: int) -> list[_Piece]:
+        """Shorter pieces of one that has n_tokens, title and frame included."""
+        if len(piece.text) < 2:
+            return [piece._replace(title="")]  # other pieces carry it
         beside = self._frame_tokens + (self._title_tokens(piece.title) if piece.title else 0)
-        room = max(1, self.max_tokens - beside)
-        characters = max(1, int(len(piece.text) / max(1, n_tokens - beside) * room * fill))
-        characters = min(characters, max(1, len(piece.text) - 1))  # smaller each time
-        overlap = min(characters // 2, characters * self._recipe.overlap_tokens // room)
-        return [
-            _Piece(
-                piece.document, piece.title, text, piece.start + at, piece.start + at + len(text)
-            )
-            for base, block in _blocks(piece.text, max(BLOCK_CHARACTERS, 8 * characters))
-            for at, text in _chunks(base, block, characters, overlap)
+        text_tokens = max(1, n_tokens - beside)
+        characters_per_token = len(piece.text) / text_tokens
+        aim = max(2.0, FILL * (self.max_tokens - beside))  # tokens
+        overlap = min(self._recipe.overlap_tokens, aim / 2)
+        n_pieces = max(2, math.ceil((text_tokens - overlap) / (aim - overlap)))
+        even = (text_tokens + (n_pieces - 1) * overlap) / n_pieces
+        characters = int(characters_per_token * min(aim, SLACK * even))
+        characters = max(1, min(characters, len(piece.text) - 1))
+        overlap_characters = min(characters // 2, int(characters_per_token * overlap))
+        pieces = [
+            piece._replace(text=text, start=piece.start + at)
+            for at, text in _chunks(piece.text, characters, overlap_characters)
         ]
-
-    @property
-    def _room(self) -> int:
-        return self.max_tokens - self._frame_tokens
+        return pieces or [piece._replace(text="")]  # nothing but white space
 
     def _title_tokens(self, title: str) -> int:
         """Of the title beside a text; joining may cost one more."""
@@ -123,26 +125,6 @@ class Splitter:
         return int(self._tokenizer.tokenize_documents([text]).lengths[0])
 
 
-def _chunks(base: int, block: str, characters: int, overlap: int) -> Iterator[tuple[int, str]]:
-    for at, text in TextSplitter(characters, overlap).chunk_indices(block):
-        if text.strip():
-            yield base + at, text
-
-
-def _blocks(text: str, size: int) -> Iterator[tuple[int, str]]:
-    """Parts of a long text, ended at white space where there is some near."""
-    start = 0
-    while start < len(text):
-        end = start + size
-        if end < len(text):
-            space = max(
-                text.rfind(" ", end - size // 10, end), text.rfind("\n", end - size // 10, end)
-            )
-            end = space + 1 if space > start else end
-        yield start, text[start:end]
-        start = end
-
-
 class _Piece(NamedTuple):
     """Part of a document on its way to be a passage."""
 
@@ -150,12 +132,28 @@ class _Piece(NamedTuple):
     title: str  # repeated in every piece
     text: str
     start: int  # first character in Document.text; negative inside a title that is cut like text
-    end: int  # one past the last
-    row: int = -1  # of its tokens
+    row: int  # of its tokens
 
     @property
     def whole(self) -> str:
         return _joined(self.title, self.text)
+
+
+def _chunks(text: str, characters: int, overlap: int) -> Iterator[tuple[int, str]]:
+    """(first character, chunk) of at most so many characters, without white space around it."""
+    library = TextSplitter(characters, overlap)
+    start = 0
+    while start < len(text):
+        block = text[start : start + BLOCK_PASSAGES * characters]
+        chunks = library.chunk_indices(block)
+        following = start + len(block)
+        if following < len(text) and chunks and chunks[-1][0] > 0:
+            # The end of the block cut the last chunk short: cut it again with what follows.
+            following = start + chunks.pop()[0]
+        for at, chunk in chunks:
+            if chunk.strip():
+                yield start + at, chunk
+        start = following
 
 
 def _passages(documents: Sequence[Document], pieces: Sequence[_Piece]) -> list[Passage]:
@@ -168,7 +166,7 @@ def _passages(documents: Sequence[Document], pieces: Sequence[_Piece]) -> list[P
                 number=number,
                 count=counts[document],
                 start=max(0, piece.start),
-                end=max(0, piece.end),
+                end=max(0, piece.start + len(piece.text)),
                 text=piece.whole,
             )
             for number, piece in enumerate(of_document)

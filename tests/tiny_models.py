@@ -97,7 +97,7 @@ def _write_static(path: Path, *, seed: int, dim: int) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tokenizer = _wordpiece()
+    tokenizer = wordpiece_tokenizer()
     table = torch.randn(
         tokenizer.get_vocab_size(), dim, generator=torch.Generator().manual_seed(seed)
     )
@@ -110,7 +110,7 @@ def _write_transformer(path: Path, *, decoder: bool, seed: int, dim: int, max_to
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel, Qwen2Config, Qwen2Model
 
-    tokenizer = _byte_pairs() if decoder else _wordpiece()
+    tokenizer = byte_pair_tokenizer() if decoder else wordpiece_tokenizer()
     tokenizer.save(str(path / "tokenizer.json"))
     sizes: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -154,7 +154,7 @@ def _write_transformer(path: Path, *, decoder: bool, seed: int, dim: int, max_to
     _write_json(path / "sentence_bert_config.json", {"max_seq_length": max_tokens})
 
 
-def _wordpiece() -> Any:
+def wordpiece_tokenizer() -> Any:
     """Whole words, and letters for everything else."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -172,7 +172,7 @@ def _wordpiece() -> Any:
     return tokenizer
 
 
-def _byte_pairs() -> Any:
+def byte_pair_tokenizer() -> Any:
     """Byte-level pairs learned from the word list, with an end token: no text is unknown."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
