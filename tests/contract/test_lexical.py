@@ -319,10 +319,20 @@ def test_a_filter_follows_the_changes() -> None:
     assert ids(index.search("red", 9, where)) == ["y", "z"]
 
 
-def test_true_is_not_one_in_a_filter_that_was_asked_before() -> None:
+@pytest.mark.parametrize("compacted", [False, True])
+def test_true_is_not_one_in_a_filter_that_was_asked_before(compacted: bool) -> None:
     index = index_of(put(1, "yes", "red", flag=True), put(2, "one", "red", flag=1))
+    if compacted:
+        index.compact()
     assert ids(index.search("red", 9, (Condition(field="flag", any_of=(1,)),))) == ["one"]
     assert ids(index.search("red", 9, (Condition(field="flag", any_of=(True,)),))) == ["yes"]
+
+
+def test_integers_beyond_float_precision_are_compared_exactly() -> None:
+    index = index_of(put(1, "even", "red", size=2**53), put(2, "odd", "red", size=2**53 + 1))
+    limit = 2.0**53
+    assert ids(index.search("red", 9, (Condition(field="size", gt=limit),))) == ["odd"]
+    assert ids(index.search("red", 9, (Condition(field="size", lte=limit),))) == ["even"]
 
 
 SCALARS = st.one_of(

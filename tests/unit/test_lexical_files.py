@@ -15,6 +15,7 @@ import pytest
 from search.documents import Change, Document
 from search.errors import LexicalDamaged, SearchError
 from search.lexical import LexicalIndex
+from search.lexical_files import ArrayFile, Arrays, map_arrays
 from search.recipe import AnalyzerRecipe
 
 RECIPE = AnalyzerRecipe(language="none")  # it needs no stop words, whose import takes 0.5 s
@@ -90,6 +91,22 @@ def test_an_index_goes_on_answering_after_its_files_were_replaced(path: Path) ->
         writer.compact()
         writer.save()
     assert len(reader.search("red", 100)) == 30
+    assert LexicalIndex.open(path, RECIPE, writable=False).documents == 34
+
+
+def test_an_index_whose_files_are_replaced_while_it_is_opened_is_opened_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_to_map(folder: Path, file: ArrayFile, *, check: bool = True) -> Arrays:
+        monkeypatch.undo()
+        index = LexicalIndex.open(path, RECIPE)
+        for seq in range(31, 35):
+            index.apply([put(seq, f"doc-{seq}", "red")])
+            index.compact()
+            index.save()
+        return map_arrays(folder, file, check=check)
+
+    monkeypatch.setattr("search.lexical_files.map_arrays", slow_to_map)
     assert LexicalIndex.open(path, RECIPE, writable=False).documents == 34
 
 
