@@ -69,11 +69,6 @@ def contributions(place: Fused, recipe: FusionRecipe) -> dict[str, float]:
 
 def _ranks(hits: Sequence[Scored]) -> dict[str, int]:
     """Rank from 1 by doc_id; hits of one score are ranked by doc_id."""
-    last_score, last_id = float("inf"), ""
-    for hit in hits:
-        hit_score, doc_id = hit.score, hit.doc_id
-        if hit_score >= last_score and (hit_score > last_score or doc_id < last_id):
-            hits = sorted(hits, key=lambda hit: (-hit.score, hit.doc_id))
-            break
-        last_score, last_id = hit_score, doc_id
-    return {hit.doc_id: rank for rank, hit in enumerate(hits, 1)}
+    if len({hit.score for hit in hits}) < len(hits):
+        hits = sorted(hits, key=lambda hit: (-hit.score, hit.doc_id))
+    return dict(zip([hit.doc_id for hit in hits], range(1, len(hits) + 1), strict=True))

@@ -134,8 +134,9 @@ class Query:
     def _hits(self, found: Sequence[tuple[Fused, Change | None]]) -> tuple[Hit, ...]:
         with self._timed("hydrate"):
             words = query_words(self._request.query)
-            lexical = {hit.doc_id: hit for hit in self._lexical}
-            dense = {hit.doc_id: hit for hit in self._dense}
+            wanted = {place.doc_id for place, _ in found}
+            lexical = {hit.doc_id: hit for hit in self._lexical if hit.doc_id in wanted}
+            dense = {hit.doc_id: hit for hit in self._dense if hit.doc_id in wanted}
             return tuple(
                 self._hit(
                     rank, place, change, lexical.get(place.doc_id), dense.get(place.doc_id), words

@@ -133,14 +133,27 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """For tests that change nothing."""
+    world = World(tmp_path_factory.mktemp("animals"))
+    put_animals(world)
+    yield world
+    world.close()
+
+
 @pytest.fixture
-def animals(world: World) -> World:
+def changing_animals(world: World) -> World:
+    put_animals(world)
+    return world
+
+
+def put_animals(world: World) -> None:
     world.put("zebra", "The zebra lives in the savanna.", "Zebra", kind="mammal", legs=4)
     world.put("lion", "The lion hunts the zebra.", "Lion", kind="mammal", legs=4)
     world.put("ostrich", "The ostrich runs in the savanna.", "Ostrich", kind="bird", legs=2)
     world.put("shark", "The shark swims in the sea.", "Shark", kind="fish", legs=0)
     world.sync()
-    return world
 
 
 def broken(error: Exception) -> Callable[..., Any]:
@@ -263,22 +276,22 @@ def test_k_hits_come_back_even_when_more_than_the_depth_were_deleted(world: Worl
         assert all(hit.doc_id >= "doc-50" for hit in answer.hits)
 
 
-def test_all_there_is_comes_back_when_there_are_fewer_than_k(animals: World) -> None:
-    animals.delete("zebra")
-    assert set(ids(animals.search("zebra savanna"))) == {"lion", "ostrich", "shark"}
-    assert ids(animals.search("zebra", mode="lexical")) == ["lion"]
+def test_all_there_is_comes_back_when_there_are_fewer_than_k(changing_animals: World) -> None:
+    changing_animals.delete("zebra")
+    assert set(ids(changing_animals.search("zebra savanna"))) == {"lion", "ostrich", "shark"}
+    assert ids(changing_animals.search("zebra", mode="lexical")) == ["lion"]
 
 
-def test_an_edited_document_is_shown_as_it_is_now(animals: World) -> None:
-    animals.put("zebra", "Short.", "Zebra, revised", kind="mammal", legs=4)
-    hit = animals.search("zebra savanna").hits[0]
+def test_an_edited_document_is_shown_as_it_is_now(changing_animals: World) -> None:
+    changing_animals.put("zebra", "Short.", "Zebra, revised", kind="mammal", legs=4)
+    hit = changing_animals.search("zebra savanna").hits[0]
     assert (hit.doc_id, hit.title, hit.snippet) == ("zebra", "Zebra, revised", "Short.")
 
 
-def test_no_hit_contradicts_the_filter_though_the_legs_are_behind(animals: World) -> None:
+def test_no_hit_contradicts_the_filter_though_the_legs_are_behind(changing_animals: World) -> None:
     where = parse_filter(["kind=mammal"])
-    animals.put("zebra", "The zebra lives in the savanna.", "Zebra", kind="extinct")
-    assert ids(animals.search("zebra", where=where)) == ["lion"]
+    changing_animals.put("zebra", "The zebra lives in the savanna.", "Zebra", kind="extinct")
+    assert ids(changing_animals.search("zebra", where=where)) == ["lion"]
 
 
 def test_the_best_passage_is_the_snippet(world: World) -> None:
@@ -524,12 +537,12 @@ def test_no_queries_give_no_runs(animals: World) -> None:
     assert animals.searcher().runs([])["runs"] == []
 
 
-def test_warming_up_finds_a_part_that_does_not_work(animals: World, world: World) -> None:
+def test_warming_up_finds_a_part_that_does_not_work(animals: World) -> None:
     animals.searcher().warm()
     for part, error in (
         ({"lexical": BrokenLexical()}, LexicalDamaged),
         ({"encoder": BrokenEncoder()}, EncodingFailed),
-        ({"collection": BrokenCollection(world.collection)}, StoreUnavailable),
+        ({"collection": BrokenCollection(animals.collection)}, StoreUnavailable),
         ({"corpus": BrokenCorpus()}, DatabaseUnavailable),
     ):
         with pytest.raises(error):
