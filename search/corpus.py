@@ -148,8 +148,8 @@ class Corpus:
         return found
 
     def changes(self, after: int, limit: int, until: int | None = None) -> list[Change]:
-        """The next changes after a seq (and up to one, both ends of `until` included), in seq
-        order, at most `limit`. Fewer than `limit` means that there are no more right now."""
+        """The next changes in seq order: at most `limit`, with after < seq <= until. Fewer than
+        `limit` means that there are no more right now."""
         statement = _CHANGES if until is None else _CHANGES.where(tables.documents.c.seq <= until)
         with self._database.read() as connection:
             rows = connection.execute(statement, {"after": after, "limit": limit})
