@@ -26,6 +26,7 @@ Payload = Mapping[str, Any] | None  # as an engine returns it
 
 _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 _RESERVED = re.compile(r'[%"\\]')  # a quoted key of a JSON path can hold neither " nor \
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in a JSON path
 _ESCAPED = re.compile(r"%(22|25|5C)")
 _FIRST_ROUNDED = 2.0**53  # engines compare numbers as float64; from here on integers get rounded
 _MAX_TIES = 1_000  # documents looked at beyond k because they are exactly as near as the k-th
@@ -108,7 +109,8 @@ def metadata_of(payload: Payload) -> Mapping[str, Value]:
 
 def field_path(field: str) -> str:
     """JSON path of a metadata field: any name, whatever dots, brackets or quotes it has."""
-    return f'{METADATA}."{_RESERVED.sub(_escape, field)}"'
+    key = _RESERVED.sub(_escape, field)
+    return f"{METADATA}.{key}" if _PLAIN.fullmatch(key) else f'{METADATA}."{key}"'
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -1,0 +1,227 @@
+"""Dense collections on a Qdrant server or cluster, through qdrant-client.
+
+The server's name of a collection is the store's prefix and the collection's own name. Its spec lies
+in the collection's metadata (Qdrant ≥ 1.16).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from search.dense import CollectionSpec, FieldType
+from search.errors import CollectionDamaged, CollectionMissing, StoreError
+from search.payload import DOC_ID, SEQ, check_fingerprint, check_same_spec, field_path
+from search.qdrant_calls import QdrantCalls
+from search.qdrant_collection import INDEX_FROM_KB, QdrantCollection
+
+SPEC = "reindexer"  # key of the spec in the collection's metadata
+MIN_SERVER = (1, 16)  # collection metadata, conditional upserts, ACORN
+BULK_LOAD = 0  # indexing threshold of a collection that is being filled: build no HNSW graph
+
+_INDEX_TYPES: dict[FieldType, models.PayloadSchemaType] = {
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "number": models.PayloadSchemaType.FLOAT,
+    "boolean": models.PayloadSchemaType.BOOL,
+}
+
+
+class QdrantStore:
+    """Collections of a Qdrant server; see `search.dense.DenseStore`."""
+
+    shared = True
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        client: QdrantClient | None = None,
+        prefix: str = "",
+        alias: str = "docs-live",
+        prefer_grpc: bool = True,
+        timeout_s: int = 60,
+        ready_poll_s: float = 0.5,
+        ready_stall_s: float = 600.0,
+    ) -> None:
+        """url: of the server's REST port; gRPC is expected at 6334. client: used as it is and left
+        open, url and api_key are then not read. prefix: put before every collection's name and the
+        alias, so that several installations can share a server. Nothing is sent yet.
+        """
+        self._owns_client = client is None
+        self._client = client or QdrantClient(
+            url=url,
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            timeout=timeout_s,
+            check_compatibility=False,  # a request and a warning; _check_version does better
+        )
+        self._calls = QdrantCalls(self._client, url or "the given client", api_key)
+        self._prefix = prefix
+        self._alias = prefix + alias
+        self._poll_s = ready_poll_s
+        self._stall_s = ready_stall_s
+        self._version_checked = False
+
+    def create(self, name: str, spec: CollectionSpec) -> QdrantCollection:
+        self._check_version()
+        if not self._exists(name):
+            self._create(name, spec)
+        collection, info = self._opened(name)
+        check_same_spec(collection.spec, spec, name)
+        for path, schema in _payload_indexes(spec).items():
+            if path not in info.payload_schema:  # all of them, or those a killed process left out
+                self._calls.run(
+                    "create_payload_index",
+                    collection_name=self._physical(name),
+                    field_name=path,
+                    field_schema=schema,
+                    wait=True,
+                )
+        return collection
+
+    def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> QdrantCollection:
+        """Also ends bulk-load mode if a crash left the collection in it. wait_s is for embedded
+        collections: a server has no owner to wait for."""
+        del wait_s
+        self._check_version()
+        collection, info = self._opened(name)
+        check_fingerprint(collection.spec, fingerprint, name)
+        if info.config.optimizer_config.indexing_threshold == BULK_LOAD:
+            collection.restore_indexing()
+        return collection
+
+    def names(self) -> list[str]:
+        found = self._calls.run("get_collections").collections
+        return sorted(
+            item.name.removeprefix(self._prefix)
+            for item in found
+            if item.name.startswith(self._prefix)
+        )
+
+    def drop(self, name: str) -> None:
+        """Raises StoreError when an alias points at it: the server would drop the alias as well."""
+        if not self._exists(name):
+            return
+        physical = self._physical(name)
+        aliases = self._calls.run("get_collection_aliases", collection_name=physical).aliases
+        if aliases:
+            raise StoreError(
+                f"collection {physical!r} is what the alias {aliases[0].alias_name!r} points at; "
+                "it is not dropped. Run `reindexer sync` to move the alias to the live generation"
+            )
+        self._calls.run("delete_collection", collection_name=physical)
+
+    def alias(self) -> str | None:
+        for item in self._calls.run("get_aliases").aliases:
+            if item.alias_name == self._alias:
+                return str(item.collection_name).removeprefix(self._prefix)
+        return None
+
+    def set_alias(self, name: str) -> None:
+        if not self._exists(name):
+            raise self._missing(name)
+        create = models.CreateAliasOperation(
+            create_alias=models.CreateAlias(
+                collection_name=self._physical(name), alias_name=self._alias
+            )
+        )
+        delete = models.DeleteAliasOperation(
+            delete_alias=models.DeleteAlias(alias_name=self._alias)
+        )
+        self._calls.run(  # one request: nobody sees the alias missing
+            "update_collection_aliases",
+            change_aliases_operations=[delete, create] if self.alias() else [create],
+        )
+
+    def disk_bytes(self, name: str) -> int | None:
+        """The server does not tell."""
+        del name
+        return None
+
+    def close(self) -> None:
+        if self._owns_client:
+            self._client.close()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _physical(self, name: str) -> str:
+        return self._prefix + name
+
+    def _exists(self, name: str) -> bool:
+        """A collection of that name; the server's own `exists` says yes to an alias as well."""
+        physical = self._physical(name)
+        return any(item.name == physical for item in self._calls.run("get_collections").collections)
+
+    def _missing(self, name: str) -> CollectionMissing:
+        return CollectionMissing(
+            f"collection {self._physical(name)!r} is not at {self._calls.where}; run `reindexer "
+            "doctor` to see what is there, or build the generation again with `reindexer upgrade "
+            "MODEL`"
+        )
+
+    def _opened(self, name: str) -> tuple[QdrantCollection, models.CollectionInfo]:
+        if not self._exists(name):
+            raise self._missing(name)
+        physical = self._physical(name)
+        info: models.CollectionInfo = self._calls.run("get_collection", collection_name=physical)
+        stored: Any = (info.config.metadata or {}).get(SPEC)
+        try:
+            spec = CollectionSpec.from_json(stored)
+        except TypeError as error:
+            raise CollectionDamaged(
+                f"collection {physical!r} at {self._calls.where} does not say which encoder its "
+                f"vectors are from ({SPEC!r} in its metadata is {stored!r}): reindexer did not "
+                "make it; set another store.prefix"
+            ) from error
+        collection = QdrantCollection(
+            name, physical, spec, self._calls, poll_s=self._poll_s, stall_s=self._stall_s
+        )
+        return collection, info
+
+    def _create(self, name: str, spec: CollectionSpec) -> None:
+        self._calls.run(
+            "create_collection",
+            collection_name=self._physical(name),
+            vectors_config=models.VectorParams(size=spec.dim, distance=models.Distance.COSINE),
+            hnsw_config=models.HnswConfigDiff(
+                m=spec.hnsw_m,
+                ef_construct=spec.hnsw_ef_construct,
+                full_scan_threshold=INDEX_FROM_KB,
+            ),
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=BULK_LOAD),
+            quantization_config=models.ScalarQuantization(
+                scalar=models.ScalarQuantizationConfig(
+                    type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+                )
+            )
+            if spec.quantization == "int8"
+            else None,
+            metadata={SPEC: spec.to_json()},
+        )
+
+    def _check_version(self) -> None:
+        """Once a store. An older server takes what it does not know and ignores it, silently."""
+        if self._version_checked:
+            return
+        version = str(self._calls.run("info").version)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < MIN_SERVER:
+            raise StoreError(
+                f"the Qdrant server at {self._calls.where} is version {version}; "
+                f"{MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed (collection metadata and "
+                "conditional upserts): update the server"
+            )
+        self._version_checked = True
+
+
+def _payload_indexes(spec: CollectionSpec) -> dict[str, Any]:
+    """enable_hnsw adds links among the points of each value, which only a filter can use."""
+    return {
+        DOC_ID: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, enable_hnsw=False),
+        SEQ: models.IntegerIndexParams(
+            type=models.IntegerIndexType.INTEGER, lookup=False, range=True, enable_hnsw=False
+        ),
+    } | {field_path(field): _INDEX_TYPES[kind] for field, kind in spec.filter_fields.items()}

@@ -1,0 +1,301 @@
+"""One open collection of passage vectors in the embedded Qdrant engine."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as engine
+
+from search.collection_file import write_spec
+from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Point
+from search.documents import Filter
+from search.errors import SearchError, StoreError, StoreLocked
+from search.owner_lock import OwnerLock
+from search.payload import (
+    DOC_ID,
+    HIT_FIELDS,
+    METADATA,
+    SEQ,
+    FieldTest,
+    Nearest,
+    field_test,
+    nearest_documents,
+    newest,
+    satisfies,
+    to_hit,
+    to_payload,
+    to_point,
+    validate_points,
+    validate_query,
+)
+
+INDEX_FROM_KB = 10_000  # vectors of a segment; below it comparing with all of them takes about 1 ms
+POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
+DOC_IDS_A_READ = 500
+OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
+ACORN_BELOW = 0.6  # share of the points that pass the filter; below it HNSW looks two links far
+
+
+class EdgeCollection:
+    """One open embedded collection; see `search.dense.DenseCollection`.
+
+    Reads may run side by side with each other and with a write; writes take turns.
+    """
+
+    def __init__(
+        self, folder: Path, spec: CollectionSpec, shard: engine.EdgeShard, owner: OwnerLock
+    ) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._shard = shard
+        self._owner = owner
+        self._writing = threading.Lock()
+        self._closed = False
+        self._max_seq = self._stored_max_seq()
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def spec(self) -> CollectionSpec:
+        return self._spec
+
+    def upsert(self, points: Sequence[Point], vectors: FloatMatrix) -> None:
+        validate_points(points, vectors, self._spec, self.name)
+        rows = list(newest(points).items())
+        with self._writing:
+            for start in range(0, len(rows), POINTS_A_WRITE):
+                self._upsert(rows[start : start + POINTS_A_WRITE], points, vectors)
+
+    def _upsert(
+        self, rows: list[tuple[str, int]], points: Sequence[Point], vectors: FloatMatrix
+    ) -> None:
+        # Replay goes up in seq, so there is rarely anything stored that could be newer.
+        if min(points[row].seq for _, row in rows) < self._max_seq:
+            stored = self._stored_seqs([point_id for point_id, _ in rows])
+            rows = [(i, row) for i, row in rows if stored.get(i, 0) <= points[row].seq]
+            if not rows:
+                return
+        self._max_seq = max(self._max_seq, *(points[row].seq for _, row in rows))
+        batch = [engine.Point(i, vectors[row], to_payload(points[row])) for i, row in rows]
+        with self._engine("write to"):
+            self._shard.update(engine.UpdateOperation.upsert_points(batch))
+
+    def remove_older(self, seqs: Mapping[str, int]) -> None:
+        doc_ids = list(seqs)
+        with self._writing:
+            for start in range(0, len(doc_ids), DOC_IDS_A_READ):
+                part = doc_ids[start : start + DOC_IDS_A_READ]
+                before = max(seqs[doc_id] for doc_id in part)
+                older = engine.Filter(
+                    must=[
+                        engine.FieldCondition(DOC_ID, match=engine.MatchAny(part)),
+                        engine.FieldCondition(SEQ, range=engine.RangeFloat(lt=before)),
+                    ]
+                )
+                stale = [
+                    record.id
+                    for page in self._pages(1_000, older, payload=[DOC_ID, SEQ], vector=False)
+                    for record in page
+                    if record.payload[SEQ] < seqs[record.payload[DOC_ID]]
+                ]
+                if stale:
+                    with self._engine("delete from"):
+                        self._shard.update(engine.UpdateOperation.delete_points(stale))
+
+    def stored(self, doc_ids: Sequence[str]) -> tuple[list[Point], FloatMatrix]:
+        points: list[Point] = []
+        parts: list[FloatMatrix] = [self._matrix([])]
+        unique = list(dict.fromkeys(doc_ids))
+        for start in range(0, len(unique), DOC_IDS_A_READ):
+            part = unique[start : start + DOC_IDS_A_READ]
+            where = engine.Filter(must=[engine.FieldCondition(DOC_ID, match=engine.MatchAny(part))])
+            for page in self._pages(1_000, where, payload=True, vector=True):
+                points.extend(to_point(record.payload) for record in page)
+                parts.append(self._matrix(page))
+        order = sorted(range(len(points)), key=lambda i: (points[i].doc_id, points[i].number))
+        return [points[i] for i in order], np.concatenate(parts)[order]
+
+    def search(
+        self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
+    ) -> list[DenseHit]:
+        validate_query(vector, k, self._spec, self.name)
+        query = engine.Query.Nearest(vector)  # type: ignore[arg-type]
+        must = [_any_of(field_test(condition)) for condition in where]
+        fields = [*HIT_FIELDS, METADATA] if where else HIT_FIELDS
+
+        def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
+            request = engine.QueryRequest(
+                limit=limit,
+                query=query,
+                filter=_filter(must, leave_out),
+                with_payload=fields,
+                params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
+            )
+            with self._engine("search"):
+                scored = self._shard.query(request)
+            return Nearest(
+                hits=[
+                    to_hit(point.payload, point.score)
+                    for point in scored
+                    if not where or satisfies(point.payload, where)
+                ],
+                found=len(scored),
+                lowest=scored[-1].score if scored else 0.0,
+            )
+
+        return nearest_documents(fetch, k, exact=exact)
+
+    def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
+        for page in self._pages(batch, None, payload=True, vector=True):
+            yield [to_point(record.payload) for record in page], self._matrix(page)
+
+    def scan_points(self, batch: int = 5_000) -> Iterator[list[Point]]:
+        for page in self._pages(batch, None, payload=True, vector=False):
+            yield [to_point(record.payload) for record in page]
+
+    def count(self) -> int:
+        with self._engine("count"):
+            return self._shard.count(engine.CountRequest(exact=True))
+
+    def indexed(self) -> float:
+        with self._engine("read"):
+            info = self._shard.info()
+        outside = max(0, info.points_count - info.indexed_vectors_count)
+        if outside * self._spec.dim * 4 <= INDEX_FROM_KB * 1024:
+            return 1.0
+        return 1.0 - outside / info.points_count
+
+    def finish(self) -> None:
+        """Build the HNSW graph. The engine keeps the GIL throughout, so every thread of this
+        process stands still (about 40 s for 100,000 vectors): call it in a child process."""
+        with self._writing:
+            with self._engine("index"):
+                self._shard.flush()
+                self._shard.optimize()
+                self._shard.flush()
+            write_spec(self._folder, self._spec, finished=True)
+
+    def close(self) -> None:
+        with self._writing:
+            if self._closed:
+                return
+            try:
+                with self._engine("close"):
+                    self._shard.flush()
+                    self._shard.close()
+            finally:
+                self._closed = True
+                self._owner.release()
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _engine(self, doing: str) -> Iterator[None]:
+        if self._closed:
+            raise StoreError(f"collection {self.name!r} has been closed; open it again")
+        with engine_errors(f"cannot {doing} collection {self.name!r}", StoreError):
+            yield
+
+    def _stored_max_seq(self) -> int:
+        request = engine.ScrollRequest(
+            limit=1, with_payload=[SEQ], order_by=engine.OrderBy(SEQ, engine.Direction.Desc)
+        )
+        with self._engine("read"):
+            records, _ = self._shard.scroll(request)
+        return int(records[0].payload[SEQ]) if records and records[0].payload else 0
+
+    def _stored_seqs(self, ids: list[str]) -> dict[str, int]:
+        with self._engine("read"):
+            records = self._shard.retrieve(list(ids), [SEQ], False)
+        return {str(record.id): record.payload[SEQ] for record in records if record.payload}
+
+    def _pages(
+        self, batch: int, where: engine.Filter | None, *, payload: bool | list[str], vector: bool
+    ) -> Iterator[list[Any]]:
+        """Records in the order of their ids, page by page."""
+        offset: engine.PointId | None = None
+        while True:
+            request = engine.ScrollRequest(
+                offset=offset, limit=batch, filter=where, with_payload=payload, with_vector=vector
+            )
+            with self._engine("read"):
+                records, offset = self._shard.scroll(request)
+            if records:
+                yield records
+            if offset is None:
+                return
+
+    def _matrix(self, records: Sequence[Any]) -> FloatMatrix:
+        rows = [record.vector for record in records]
+        return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
+
+    def _search_params(self, *, exact: bool, filtered: bool) -> engine.SearchParams:
+        return engine.SearchParams(
+            exact=exact,
+            acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
+            if filtered
+            else None,
+            quantization=engine.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=OVERSAMPLING
+            )
+            if self._spec.quantization == "int8"
+            else None,
+        )
+
+
+# -- the engine's terms ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def engine_errors(what: str, kind: type[StoreError], advice: str = "") -> Iterator[None]:
+    """The engine raises bare Exceptions, and panics of its Rust code as a BaseException."""
+    try:
+        yield
+    except SearchError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        text = " ".join(str(error).split())
+        if "WAL" in text and "WouldBlock" in text:
+            raise StoreLocked(
+                f"{what}: a program that is not reindexer has it open; stop it and try again"
+            ) from error
+        if "No space left" in text:
+            kind, advice = StoreError, "the disk is full: free space and try again"
+        raise kind(f"{what}: {text}" + (f"; {advice}" if advice else "")) from error
+
+
+def _filter(must: list[engine.ConditionType], leave_out: Sequence[str]) -> engine.Filter | None:
+    if not must and not leave_out:
+        return None
+    return engine.Filter(
+        must=must or None,
+        must_not=[engine.FieldCondition(DOC_ID, match=engine.MatchAny(list(leave_out)))]
+        if leave_out
+        else None,
+    )
+
+
+def _any_of(test: FieldTest) -> engine.ConditionType:
+    conditions: list[engine.ConditionType] = []
+    if test.texts:
+        conditions.append(engine.FieldCondition(test.path, match=engine.MatchAny(list(test.texts))))
+    conditions.extend(
+        engine.FieldCondition(test.path, match=engine.MatchValue(value)) for value in test.booleans
+    )
+    conditions.extend(
+        engine.FieldCondition(
+            test.path,
+            range=engine.RangeFloat(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte),
+        )
+        for bounds in test.ranges
+    )
+    return conditions[0] if len(conditions) == 1 else engine.Filter(should=conditions)

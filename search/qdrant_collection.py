@@ -1,0 +1,320 @@
+"""One collection of passage vectors on a Qdrant server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+
+from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Point
+from search.documents import Filter
+from search.errors import StoreError, StoreUnavailable
+from search.payload import (
+    DOC_ID,
+    HIT_FIELDS,
+    METADATA,
+    SEQ,
+    FieldTest,
+    Nearest,
+    field_test,
+    nearest_documents,
+    newest,
+    satisfies,
+    to_hit,
+    to_payload,
+    to_point,
+    validate_points,
+    validate_query,
+)
+from search.qdrant_calls import QdrantCalls
+
+INDEX_FROM_KB = 10_000  # vectors of a segment; below it comparing with all of them is fast enough
+WRITE_BYTES = 2_000_000  # vectors a request carries, about
+POINTS_A_WRITE = 256
+DOC_IDS_A_REQUEST = 256
+OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
+ACORN_BELOW = 0.6  # share of the points that pass the filter; below it HNSW looks two links far
+READY_LOOKS = 3  # times in a row the optimizers must look idle: they start a moment after a change
+
+
+class QdrantCollection:
+    """One collection of a Qdrant server; see `search.dense.DenseCollection`."""
+
+    def __init__(
+        self,
+        name: str,
+        physical: str,
+        spec: CollectionSpec,
+        calls: QdrantCalls,
+        *,
+        poll_s: float,
+        stall_s: float,
+    ) -> None:
+        self._name = name
+        self._physical = physical
+        self._spec = spec
+        self._calls = calls
+        self._poll_s = poll_s
+        self._stall_s = stall_s
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def spec(self) -> CollectionSpec:
+        return self._spec
+
+    def upsert(self, points: Sequence[Point], vectors: FloatMatrix) -> None:
+        validate_points(points, vectors, self._spec, self._name)
+        rows = list(newest(points).items())
+        size = max(1, min(POINTS_A_WRITE, WRITE_BYTES // (4 * self._spec.dim)))
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            self._calls.run(
+                "upsert",
+                collection_name=self._physical,
+                points=[
+                    models.PointStruct(
+                        id=point_id, vector=vectors[row].tolist(), payload=to_payload(points[row])
+                    )
+                    for point_id, row in part
+                ],
+                update_filter=_not_newer({point_id: points[row].seq for point_id, row in part}),
+                wait=True,
+            )
+
+    def remove_older(self, seqs: Mapping[str, int]) -> None:
+        doc_ids = list(seqs)
+        for start in range(0, len(doc_ids), DOC_IDS_A_REQUEST):
+            older: list[models.Condition] = [
+                models.Filter(
+                    must=[
+                        models.FieldCondition(key=DOC_ID, match=models.MatchValue(value=doc_id)),
+                        models.FieldCondition(key=SEQ, range=models.Range(lt=seqs[doc_id])),
+                    ]
+                )
+                for doc_id in doc_ids[start : start + DOC_IDS_A_REQUEST]
+            ]
+            self._calls.run(
+                "delete",
+                collection_name=self._physical,
+                points_selector=models.FilterSelector(filter=models.Filter(should=older)),
+                wait=True,
+            )
+
+    def stored(self, doc_ids: Sequence[str]) -> tuple[list[Point], FloatMatrix]:
+        points: list[Point] = []
+        parts: list[FloatMatrix] = [self._matrix([])]
+        unique = list(dict.fromkeys(doc_ids))
+        for start in range(0, len(unique), DOC_IDS_A_REQUEST):
+            part = unique[start : start + DOC_IDS_A_REQUEST]
+            where = models.Filter(
+                must=[models.FieldCondition(key=DOC_ID, match=models.MatchAny(any=part))]
+            )
+            for page in self._pages(1_000, where, vector=True):
+                points.extend(to_point(record.payload) for record in page)
+                parts.append(self._matrix(page))
+        order = sorted(range(len(points)), key=lambda i: (points[i].doc_id, points[i].number))
+        return [points[i] for i in order], np.concatenate(parts)[order]
+
+    def search(
+        self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
+    ) -> list[DenseHit]:
+        validate_query(vector, k, self._spec, self._name)
+        query = vector.tolist()
+        must = [_any_of(field_test(condition)) for condition in where]
+        fields = [*HIT_FIELDS, METADATA] if where else HIT_FIELDS
+
+        def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
+            scored = self._calls.run(
+                "query_points",
+                collection_name=self._physical,
+                query=query,
+                limit=limit,
+                query_filter=_filter(must, leave_out),
+                with_payload=fields,
+                search_params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
+            ).points
+            return Nearest(
+                hits=[
+                    to_hit(point.payload, point.score)
+                    for point in scored
+                    if not where or satisfies(point.payload, where)
+                ],
+                found=len(scored),
+                lowest=scored[-1].score if scored else 0.0,
+            )
+
+        return nearest_documents(fetch, k, exact=exact)
+
+    def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
+        for page in self._pages(batch, None, vector=True):
+            yield [to_point(record.payload) for record in page], self._matrix(page)
+
+    def scan_points(self, batch: int = 5_000) -> Iterator[list[Point]]:
+        for page in self._pages(batch, None, vector=False):
+            yield [to_point(record.payload) for record in page]
+
+    def count(self) -> int:
+        return int(self._calls.run("count", collection_name=self._physical, exact=True).count)
+
+    def indexed(self) -> float:
+        info = self._info()
+        points = self.count()
+        outside = max(0, points - (info.indexed_vectors_count or 0))
+        # Every segment may keep vectors up to the threshold outside the graph.
+        tolerated = INDEX_FROM_KB * 1024 * max(1, info.segments_count)
+        if outside * self._spec.dim * 4 <= tolerated:
+            return 1.0
+        return 1.0 - outside / points
+
+    def finish(self) -> None:
+        """Let the server build the HNSW graph and wait until its optimizers have nothing to do.
+
+        Raises StoreUnavailable when nothing moves for `ready_stall_s`.
+        """
+        self.restore_indexing()
+        idle, seen, moved_at = 0, None, time.monotonic()
+        while True:
+            info = self._info()
+            self._check_optimizer(info)
+            state = (info.status, info.indexed_vectors_count, info.segments_count)
+            if state != seen:
+                seen, moved_at = state, time.monotonic()
+            if info.status == models.CollectionStatus.GREEN:
+                idle += 1
+                if idle >= READY_LOOKS:
+                    return
+            else:
+                idle = 0
+            if info.status == models.CollectionStatus.GREY:
+                self.restore_indexing()  # grey waits for an update before it optimizes
+            if time.monotonic() - moved_at > self._stall_s:
+                raise StoreUnavailable(
+                    f"waiting for the HNSW index of collection {self._physical!r}: status "
+                    f"{info.status.value}, {info.indexed_vectors_count or 0:,} vectors indexed, "
+                    f"nothing moved for {self._stall_s:g} s; look at the server's log and load, "
+                    "then run the same command again: it goes on from here"
+                )
+            time.sleep(self._poll_s)
+
+    def close(self) -> None:
+        """The server keeps the collection; there is nothing to give back."""
+
+    def restore_indexing(self) -> None:
+        """End bulk-load mode, and wake an optimizer that waits for an update."""
+        self._calls.run(
+            "update_collection",
+            collection_name=self._physical,
+            optimizers_config=models.OptimizersConfigDiff(indexing_threshold=INDEX_FROM_KB),
+        )
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _info(self) -> models.CollectionInfo:
+        info: models.CollectionInfo = self._calls.run(
+            "get_collection", collection_name=self._physical
+        )
+        return info
+
+    def _check_optimizer(self, info: models.CollectionInfo) -> None:
+        failure = getattr(info.optimizer_status, "error", None)
+        if failure or info.status == models.CollectionStatus.RED:
+            raise StoreError(
+                f"the server cannot optimize collection {self._physical!r}: "
+                f"{failure or 'its status is red'}; look at the server's log and its disk, then "
+                "run the same command again"
+            )
+
+    def _pages(
+        self, batch: int, where: models.Filter | None, *, vector: bool
+    ) -> Iterator[list[models.Record]]:
+        """Records in the order of their ids, page by page."""
+        offset: Any = None
+        while True:
+            records, offset = self._calls.run(
+                "scroll",
+                collection_name=self._physical,
+                scroll_filter=where,
+                limit=batch,
+                offset=offset,
+                with_payload=True,
+                with_vectors=vector,
+            )
+            if records:
+                yield records
+            if offset is None:
+                return
+
+    def _matrix(self, records: Sequence[models.Record]) -> FloatMatrix:
+        rows = [record.vector for record in records]
+        return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
+
+    def _search_params(self, *, exact: bool, filtered: bool) -> models.SearchParams:
+        return models.SearchParams(
+            exact=exact,
+            acorn=models.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
+            if filtered
+            else None,
+            quantization=models.QuantizationSearchParams(
+                ignore=exact, rescore=True, oversampling=OVERSAMPLING
+            )
+            if self._spec.quantization == "int8"
+            else None,
+        )
+
+
+# -- the server's terms ----------------------------------------------------------------------------
+
+
+def _not_newer(seqs: Mapping[str, int]) -> models.Filter:
+    """Which stored points may be replaced: those whose own seq is not above the coming one.
+
+    The points of one request differ in seq, hence one clause for each seq.
+    """
+    ids: dict[int, list[str]] = {}
+    for point_id, seq in seqs.items():
+        ids.setdefault(seq, []).append(point_id)
+    clauses: list[models.Condition] = [
+        models.Filter(
+            must=[
+                models.HasIdCondition(has_id=list(of_seq)),
+                models.FieldCondition(key=SEQ, range=models.Range(lte=seq)),
+            ]
+        )
+        for seq, of_seq in ids.items()
+    ]
+    return models.Filter(should=clauses)
+
+
+def _filter(must: list[models.Condition], leave_out: Sequence[str]) -> models.Filter | None:
+    if not must and not leave_out:
+        return None
+    without: list[models.Condition] = [
+        models.FieldCondition(key=DOC_ID, match=models.MatchAny(any=list(leave_out)))
+    ]
+    return models.Filter(must=must or None, must_not=without if leave_out else None)
+
+
+def _any_of(test: FieldTest) -> models.Condition:
+    conditions: list[models.Condition] = []
+    if test.texts:
+        conditions.append(
+            models.FieldCondition(key=test.path, match=models.MatchAny(any=list(test.texts)))
+        )
+    conditions.extend(
+        models.FieldCondition(key=test.path, match=models.MatchValue(value=value))
+        for value in test.booleans
+    )
+    conditions.extend(
+        models.FieldCondition(
+            key=test.path,
+            range=models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte),
+        )
+        for bounds in test.ranges
+    )
+    return conditions[0] if len(conditions) == 1 else models.Filter(should=conditions)
