@@ -1,6 +1,6 @@
 """Streaming ingest of small documents into SQLite, against a plain executemany of the same rows.
 
-    python benchmarks/ingest.py [documents, 200000 by default]
+    python -m benchmarks.ingest [documents, 200000 by default]
 
 The baseline inserts rows that are lists in memory already into one table with the same columns and
 indexes, in transactions of the same size and with the same durability: no parsing, no validation,
