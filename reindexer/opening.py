@@ -8,6 +8,7 @@ from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
 from search.generations import Generation
 from search.lexical import LexicalIndex
+from search.lexical import warm as warm_lexical
 from search.recipe import AnalyzerRecipe
 from search.searcher import Searcher
 from search.serving import OpenGeneration
@@ -51,6 +52,7 @@ class Opener:
                 lexical=lexical,
                 corpus=data.corpus,
             )
+            warm_lexical()
             searcher.warm()
         except BaseException:
             collection.close()
