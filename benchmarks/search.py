@@ -1,0 +1,281 @@
+"""A query without its encoding, and what the layers add to the two engines below them.
+
+    python benchmarks/search.py [--documents 100000] [--queries 1000] [--keep DIR]
+
+A stub encoder has the query vectors ready. The baseline calls the same two engines directly and
+does nothing with what they find: `retrieve` of bm25s on ready tokens over an index built from
+scratch, and `query` of a Qdrant shard that asks for the doc_id alone, both at the depth the hybrid
+search uses. The searcher does all that a user sees: analysis, fusion, titles, snippets and metadata
+of the hits from the corpus.
+
+--keep builds into a folder, or uses what an earlier run has built there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
+
+import bm25s
+import qdrant_edge as engine
+
+from benchmarks.corpus import documents, fill, queries, vectors
+from benchmarks.report import Report, percentile
+from search.analyzer import Analyzer
+from search.corpus import Corpus
+from search.database import open_database, sqlite_url
+from search.dense import DenseCollection, FloatMatrix, Point
+from search.dense_edge import EdgeStore
+from search.documents import Filter, parse_filter
+from search.lexical import LexicalIndex, warm
+from search.recipe import AnalyzerRecipe, Recipe, SplitterRecipe
+from search.searcher import DEFAULT_DEPTH, Mode, Searcher, SearchRequest
+
+GENERATION, COLLECTION = "docs@1", "docs-1"
+DIM = 384
+PAGE = 5_000  # documents read or written at a time
+BLOCK = 100  # queries before it is the other's turn
+RECIPE = Recipe(
+    model="stub@1",
+    fingerprint="stub",
+    dim=DIM,
+    splitter=SplitterRecipe(max_tokens=256, overlap_tokens=32),
+    filter_fields={"kind": "keyword", "year": "number"},
+)
+
+
+class StubEncoder:
+    """Has the vector of every query ready."""
+
+    fingerprint = RECIPE.fingerprint
+    dim = DIM
+
+    def __init__(self, rows: dict[str, FloatMatrix]) -> None:
+        self._rows = rows  # (1, dim) by query
+
+    def encode_queries(self, texts: Sequence[str], /) -> FloatMatrix:
+        return self._rows[texts[0]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--keep", type=Path, help="folder for what is built")
+    arguments = parser.parse_args()
+    report = Report(
+        f"search: {arguments.documents:,} documents, {DIM} dimensions, "
+        f"{arguments.queries:,} queries, depth {DEFAULT_DEPTH}, k 10"
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        _measure(report, folder, arguments.documents, queries(arguments.queries))
+    return report.exit_code()
+
+
+def _measure(report: Report, folder: Path, n_documents: int, texts: Sequence[str]) -> None:
+    database = open_database(sqlite_url(folder / "corpus.db"))
+    corpus = Corpus(database)
+    store = EdgeStore(folder / "collections")
+    if corpus.head() < n_documents:
+        fill(corpus, documents(n_documents))
+    if COLLECTION not in store.names():
+        _build(store, corpus)
+    lexical = _lexical(folder / "lexical", corpus)
+    query_vectors = vectors(len(texts), DIM, seed=8)
+    stub = {text: query_vectors[row : row + 1] for row, text in enumerate(texts)}
+    collection = store.open(COLLECTION, RECIPE.fingerprint)
+    searcher = Searcher(
+        generation=GENERATION,
+        recipe=RECIPE,
+        encoder=StubEncoder(stub),
+        collection=collection,
+        lexical=lexical,
+        corpus=corpus,
+    )
+    direct = Direct(folder, corpus, dict(zip(texts, query_vectors, strict=True)))
+    try:
+        _compare(report, searcher, direct, texts)
+        _modes(report, searcher, texts)
+    finally:
+        collection.close()
+        direct.close()
+        database.close()
+
+
+def _compare(report: Report, searcher: Searcher, direct: Direct, texts: Sequence[str]) -> None:
+    _, ours_ms, direct_ms = _interleaved([direct, _hybrid(searcher), direct], texts)
+    p50, baseline = statistics.median(ours_ms), statistics.median(direct_ms)
+    p99 = percentile(ours_ms, 0.99)
+    report.figure("hybrid, p50", p50, "ms", at_most=2.0)
+    report.figure("hybrid, p99", p99, "ms")
+    report.figure("hybrid, p99 / p50", p99 / p50, at_most=3.0)
+    report.figure("bm25s and the engine called directly, p50", baseline, "ms", note="baseline")
+    report.figure("hybrid / direct, p50", p50 / baseline, at_most=1.3)
+    for part, part_ms in direct.parts_ms.items():
+        report.figure(f"  of it {part}, p50", statistics.median(part_ms), "ms", digits=3)
+
+
+def _modes(report: Report, searcher: Searcher, texts: Sequence[str]) -> None:
+    for name, work in (
+        ("lexical only", _asking(searcher, "lexical")),
+        ("dense only", _asking(searcher, "dense")),
+        ("hybrid, kind=kind-3 (10 %)", _asking(searcher, "hybrid", parse_filter(["kind=kind-3"]))),
+        (
+            "hybrid, year=2003..2004 (8 %)",
+            _asking(searcher, "hybrid", parse_filter(["year=2003..2004"])),
+        ),
+    ):
+        (taken_ms,) = _interleaved([work], texts)
+        report.figure(
+            f"{name}, p50",
+            statistics.median(taken_ms),
+            "ms",
+            note=f"p99 {percentile(taken_ms, 0.99):.2f} ms",
+        )
+    taken_ms, rate = _threads(_hybrid(searcher), texts, 4)
+    report.figure(
+        "hybrid, 4 threads, p50",
+        statistics.median(taken_ms),
+        "ms",
+        note=f"p99 {percentile(taken_ms, 0.99):.2f} ms, {rate:,.0f} queries/s",
+    )
+
+
+Ask = Callable[[str], object]
+
+
+def _hybrid(searcher: Searcher) -> Ask:
+    return _asking(searcher, "hybrid")
+
+
+def _asking(searcher: Searcher, mode: Mode, where: Filter = ()) -> Ask:
+    def ask(text: str) -> None:
+        answer = searcher.search(SearchRequest(query=text, mode=mode, where=where))
+        assert not answer.degraded
+
+    return ask
+
+
+def _interleaved(asks: Sequence[Ask], texts: Sequence[str]) -> list[list[float]]:
+    """Milliseconds of each query, block by block in turn; the first block is asked twice."""
+    taken_ms: list[list[float]] = [[] for _ in asks]
+    for ask in asks:
+        for text in texts[:BLOCK]:
+            ask(text)
+    for start in range(0, len(texts), BLOCK):
+        for ask, times in zip(asks, taken_ms, strict=True):
+            for text in texts[start : start + BLOCK]:
+                times.append(_ms(ask, text))
+    return taken_ms
+
+
+def _threads(ask: Ask, texts: Sequence[str], n: int) -> tuple[list[float], float]:
+    """Milliseconds of each query, and queries a second, of n threads at once."""
+    taken_ms: list[float] = []
+
+    def work(part: Sequence[str]) -> None:
+        for text in part:
+            taken_ms.append(_ms(ask, text))
+
+    workers = [threading.Thread(target=work, args=(texts[first::n],)) for first in range(n)]
+    began = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return taken_ms, len(texts) / (time.perf_counter() - began)
+
+
+def _ms(ask: Ask, text: str) -> float:
+    began = time.perf_counter()
+    ask(text)
+    return (time.perf_counter() - began) * 1e3
+
+
+class Direct:
+    """bm25s and a shard of the engine, each called as its documentation shows."""
+
+    def __init__(self, folder: Path, corpus: Corpus, query_vectors: dict[str, Any]) -> None:
+        self._analyzer = Analyzer(RECIPE.analyzer)
+        self._vectors = query_vectors
+        self._bm25 = bm25s.BM25(method="lucene", backend="numba")
+        terms = [
+            self._analyzer.terms(change.document.full_text)
+            for after in range(0, corpus.head(), PAGE)
+            for change in corpus.changes(after, PAGE)
+            if change.document is not None
+        ]
+        self._bm25.index(terms, show_progress=False)
+        self._terms = {text: self._analyzer.terms(text) for text in query_vectors}
+        copy = folder / "shard"  # a shard has one owner
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder / "collections" / COLLECTION / "shard", copy)
+        self._shard = engine.EdgeShard.load(str(copy))
+        self.parts_ms: dict[str, list[float]] = {"bm25s": [], "engine": []}
+
+    def __call__(self, text: str) -> None:
+        terms, vector = self._terms[text], self._vectors[text]
+        began = time.perf_counter()
+        self._bm25.retrieve([terms], k=DEFAULT_DEPTH, show_progress=False)
+        middle = time.perf_counter()
+        self._shard.query(
+            engine.QueryRequest(
+                limit=DEFAULT_DEPTH, query=engine.Query.Nearest(vector), with_payload=["doc_id"]
+            )
+        )
+        self.parts_ms["bm25s"].append((middle - began) * 1e3)
+        self.parts_ms["engine"].append((time.perf_counter() - middle) * 1e3)
+
+    def close(self) -> None:
+        self._shard.close()
+
+
+def _build(store: EdgeStore, corpus: Corpus) -> None:
+    """A document, a passage. Indexed in this process, which has nobody to answer meanwhile."""
+    rows = vectors(corpus.head(), DIM)
+    collection: DenseCollection = store.create(COLLECTION, RECIPE.collection_spec(GENERATION))
+    for after in range(0, corpus.head(), PAGE):
+        changes = corpus.changes(after, PAGE)
+        points = [
+            Point(
+                doc_id=change.doc_id,
+                number=0,
+                count=1,
+                seq=change.seq,
+                content_hash=change.content_hash,
+                text_hash="0" * 16,
+                start=0,
+                end=len(change.document.text),
+                metadata=change.document.metadata,
+            )
+            for change in changes
+            if change.document is not None
+        ]
+        collection.upsert(points, rows[after : after + len(points)])
+    collection.finish()
+    collection.close()
+
+
+def _lexical(path: Path, corpus: Corpus) -> LexicalIndex:
+    warm()
+    index = LexicalIndex.open(path, AnalyzerRecipe())
+    while changes := corpus.changes(index.watermark, PAGE):
+        index.apply(changes)
+    index.compact()
+    index.save()
+    return index
+
+
+if __name__ == "__main__":
+    sys.exit(main())
