@@ -79,7 +79,8 @@ class Replay:
         self._collection = collection
         self._encoder = encoder
         self._splitter = splitter
-        self._unit_docs = max(1, window // 2)  # one being encoded, one being written
+        self._units_at_once = min(2, window)  # one being encoded, one being written
+        self._unit_docs = window // self._units_at_once
         self._checkpoint = checkpoint
         self._check = check
 
@@ -95,7 +96,8 @@ class Replay:
         stop = threading.Event()
         prepared: queue.Queue[_Unit | BaseException | None] = queue.Queue(maxsize=1)
         encoded: queue.Queue[tuple[_Unit, FloatMatrix] | None] = queue.Queue(maxsize=1)
-        writer = _Writer(self._collection, encoded, self._checkpoint, self._check, stop)
+        room = threading.Semaphore(self._units_at_once)  # for units not yet acknowledged
+        writer = _Writer(self._collection, encoded, room, self._checkpoint, self._check, stop)
         clock = {"read": 0.0, "encode": 0.0}
 
         def read() -> None:
@@ -115,7 +117,7 @@ class Replay:
                 unit = _get(prepared, stop)
                 if isinstance(unit, BaseException):
                     raise unit
-                if unit is None:
+                if unit is None or not _acquire(room, stop):
                     break
                 began = time.perf_counter()
                 vectors = self._encode(unit)
@@ -124,10 +126,12 @@ class Replay:
                 if not _put(encoded, (unit, vectors), stop):
                     break
             _put(encoded, None, stop)
-        except BaseException:
+        except BaseException as error:
             stop.set()
             writer.join()
             reader.join()
+            if writer.error is not None:
+                error.add_note(f"and what was encoded before could not be written: {writer.error}")
             raise
         writer.join()
         stop.set()
@@ -243,6 +247,7 @@ class _Writer(threading.Thread):
         self,
         collection: DenseCollection,
         encoded: queue.Queue[tuple[_Unit, FloatMatrix] | None],
+        room: threading.Semaphore,
         checkpoint: Callable[[ReplayProgress], None],
         check: Callable[[], None],
         stop: threading.Event,
@@ -250,6 +255,7 @@ class _Writer(threading.Thread):
         super().__init__(name="replay-write", daemon=True)
         self._collection = collection
         self._encoded = encoded
+        self._room = room
         self._checkpoint = checkpoint
         self._check = check
         self._stop_event = stop
@@ -275,6 +281,7 @@ class _Writer(threading.Thread):
         try:
             while (item := _get(self._encoded, self._stop_event)) is not None:
                 self._write(*item)
+                self._room.release()
         except BaseException as error:
             self.error = error
             self._stop_event.set()
@@ -320,6 +327,14 @@ def _put(into: queue.Queue[Any], item: object, stop: threading.Event) -> bool:
             return True
         except queue.Full:
             continue
+    return False
+
+
+def _acquire(room: threading.Semaphore, stop: threading.Event) -> bool:
+    """False when the pipeline stopped before there was room."""
+    while not stop.is_set():
+        if room.acquire(timeout=0.05):
+            return True
     return False
 
 
