@@ -81,7 +81,7 @@ class Splitter:
             for row, (piece, n_tokens) in enumerate(
                 zip(cut, counted.lengths.tolist(), strict=True), first_row
             ):
-                if n_tokens <= self.max_tokens or (len(piece.text) < 2 and not piece.title):
+                if n_tokens <= self.max_tokens or len(piece.text) < 2:
                     fitting.append(piece._replace(row=row))
                 else:
                     too_long += self._cut(piece, n_tokens)
@@ -99,8 +99,6 @@ class Splitter:
 
     def _cut(self, piece: _Piece, n_tokens: int) -> list[_Piece]:
         """Shorter pieces of one that has n_tokens, title and frame included."""
-        if len(piece.text) < 2:
-            return [piece._replace(title="")]  # other pieces carry it
         beside = self._frame_tokens + (self._title_tokens(piece.title) if piece.title else 0)
         text_tokens = max(1, n_tokens - beside)
         characters_per_token = len(piece.text) / text_tokens

@@ -70,6 +70,7 @@ class Encoder:
             )
             for prompt in (version.query_prompt, version.document_prompt)
         )
+        self._check_prompts()
         self._pads_left = getattr(wrapper, "padding_side", "right") == "left"
         self._pad_id = getattr(wrapper, "pad_token_id", None) or 0
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
@@ -143,6 +144,16 @@ class Encoder:
                 index=index,
             )
         return self._encode(tokenized)
+
+    def _check_prompts(self) -> None:
+        for tokenizer in (self._queries, self._documents):
+            n_tokens = int(tokenizer.tokenize([""]).lengths[0])
+            if n_tokens > self.max_tokens // 2:
+                raise ModelUnsupported(
+                    f"the prompt {tokenizer.prompt!r} and special tokens take {n_tokens} of the "
+                    f"{self.max_tokens} tokens that {self.version} reads; register the model with "
+                    "a shorter prompt or a higher --max-tokens"
+                )
 
     # -- batches -----------------------------------------------------------------------------
 

@@ -378,7 +378,6 @@ def _fingerprint(version: ModelVersion) -> str:
         "document_prompt": version.document_prompt,
         "pooling": version.pooling,
         "normalize": version.normalize,
-        "truncate_dim": version.truncate_dim,
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

