@@ -92,13 +92,16 @@ def verify_structure(corpus: Corpus, opened: OpenGeneration, *, watermark: int) 
     """
     recipe, collection = opened.generation.recipe, opened.collection
     checks = [_check_fingerprint(recipe, opened.encoder, collection)]
+    # The corpus comes last: whatever the others have already seen of a change, it has too, under a
+    # seq that tells it apart.
     points = _read_points(collection)
+    lexical_watermark, lexical_rows = _read_lexical(opened.lexical)
     documents, sample = _read_corpus(corpus)
     checks += _check_documents(corpus, collection, documents, points, watermark)
     checks += _check_sample(corpus, opened, sample, watermark)
     checks.append(_check_index(collection))
     checks.append(_check_recall(collection))
-    checks.append(_check_lexical(corpus, opened.lexical, documents))
+    checks.append(_check_lexical(corpus, lexical_watermark, lexical_rows, documents))
     return checks
 
 
@@ -181,9 +184,7 @@ def _check_documents(
     points: NDArray[Any],
     watermark: int,
 ) -> list[Check]:
-    settled = documents[documents["seq"] <= watermark]
-    moving = documents["doc"][documents["seq"] > watermark]  # changed since: left out on both sides
-    expected = settled[~settled["deleted"]]
+    expected, moving = _settled(documents, watermark)
     points = points[~np.isin(points["doc"], moving)]
     heads = points[points["number"] == 0]
 
@@ -230,6 +231,15 @@ def _check_documents(
     ]
 
 
+def _settled(documents: NDArray[Any], watermark: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows of the documents that are there and have not changed since the watermark, and the
+    documents that have: those are left out on both sides. A document that changed while the corpus
+    was read may be in it twice, under its old seq and its new one."""
+    moving = documents["doc"][documents["seq"] > watermark]
+    settled = documents[(documents["seq"] <= watermark) & ~documents["deleted"]]
+    return settled[~np.isin(settled["doc"], moving)], moving
+
+
 def _names(corpus: Corpus, collection: DenseCollection, hashes: set[int]) -> str:
     if not hashes:
         return ""
@@ -270,8 +280,8 @@ def _check_sample(
     rows, texts, names, other_text = [], [], [], []
     for passage in passages:
         row = row_of.get((passage.doc_id, passage.number))
-        if row is None:
-            continue  # counted by the check on passages
+        if row is None or stored[row].seq != changes[passage.doc_id].seq:
+            continue  # seen by the checks on passages and content, or replayed this very moment
         if stored[row].text_hash != passage.text_hash:
             other_text.append(passage.doc_id)
         rows.append(row)
@@ -354,11 +364,9 @@ def _query_vectors(collection: DenseCollection) -> FloatMatrix:
 # -- the lexical half ----------------------------------------------------------------------------
 
 
-def _check_lexical(corpus: Corpus, index: LexicalIndex, documents: NDArray[Any]) -> Check:
+def _read_lexical(index: LexicalIndex) -> tuple[int, NDArray[Any]]:
+    """The watermark, and what the index holds then or later."""
     watermark = index.watermark
-    settled = documents[documents["seq"] <= watermark]
-    moving = documents["doc"][documents["seq"] > watermark]
-    expected = settled[~settled["deleted"]]
     rows = np.array(
         [
             (_hash64(doc_id), int(content_hash[:16] or "0", 16), seq, False)
@@ -366,6 +374,13 @@ def _check_lexical(corpus: Corpus, index: LexicalIndex, documents: NDArray[Any])
         ],
         dtype=_CORPUS,
     )
+    return watermark, rows
+
+
+def _check_lexical(
+    corpus: Corpus, watermark: int, rows: NDArray[Any], documents: NDArray[Any]
+) -> Check:
+    expected, moving = _settled(documents, watermark)
     rows = rows[~np.isin(rows["doc"], moving)]
     differ = np.setxor1d(expected[["doc", "content"]], rows[["doc", "content"]])
     lag = corpus.lag(watermark)
