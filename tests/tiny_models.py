@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Kind = Literal["mean", "cls", "last", "static"]
 
-_WORD_LIST = """
+WORD_LIST = """
 a about above after again all also an and animal answer any apple are as ask at away back bank be
 bear because become before begin better between big bird black blood blue body book both box bread
 bring build but by call can car carry cat cell change child city clean clear close cold color come
@@ -160,7 +160,7 @@ def wordpiece_tokenizer() -> Any:
 
     letters = [chr(code) for code in range(33, 127)]
     inner = [f"##{letter}" for letter in letters]
-    vocabulary = dict.fromkeys([*_SPECIAL, *_WORD_LIST.split(), *letters, *inner])
+    vocabulary = dict.fromkeys([*_SPECIAL, *WORD_LIST.split(), *letters, *inner])
     ids = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.add_special_tokens(list(_SPECIAL))
@@ -185,7 +185,7 @@ def byte_pair_tokenizer() -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([f" {word}" for word in _WORD_LIST.split()], trainer)
+    tokenizer.train_from_iterator([f" {word}" for word in WORD_LIST.split()], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A [SEP]", special_tokens=[("[SEP]", 3)]
     )

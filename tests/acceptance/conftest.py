@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from reindexer.service_address import ServiceAddress
-from tests.tiny_models import WORDS, make_tiny_model
+from tests.tiny_models import WORD_LIST, make_tiny_model
 
 DIM = 32
+WORDS = WORD_LIST.split()
 
 
 @pytest.fixture(scope="session")
