@@ -205,18 +205,18 @@ def _converted(name: str, value: Any, where: str) -> Any:
     item = next(item for item in _settings() if item.name == name)
     hint = get_type_hints(Settings)[name]
     choices = [option for option in get_args(hint) if option is not type(None)] or [hint]
-    if get_origin(hint) is Literal:
-        expected, wanted, accepted = f"one of {', '.join(choices)}", str, (str,)
-    else:
-        wanted = choices[0]
-        accepted, expected = _ACCEPTED[wanted]
+    is_choice = get_origin(hint) is Literal
+    wanted: type = str if is_choice else choices[0]
+    accepted, expected = _ACCEPTED[wanted]
+    if is_choice:
+        expected = f"one of {', '.join(choices)}"
     try:
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise ValueError
-        converted = wanted(value)
-        if get_origin(hint) is Literal and converted not in choices:
+        converted: Any = wanted(value)
+        if is_choice and converted not in choices:
             raise ValueError
-        if isinstance(converted, float) and not math.isfinite(converted):
+        if wanted is float and not math.isfinite(converted):
             raise ValueError
     except ValueError:
         raise SettingsInvalid(f"{where} is {_shown(item, value)!r}, expected {expected}") from None
