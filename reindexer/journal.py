@@ -96,6 +96,29 @@ class Journal:
         with self._database.read() as connection:
             return [_build(row) for row in connection.execute(query)]
 
+    def start_run(self, build: Build) -> None:
+        """The holder of the build lease begins to work on a build. Whatever else is said to be
+        running has lost its process."""
+        builds = tables.builds
+        now = time.time()
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(builds)
+                .where(builds.c.state == "running", builds.c.id != build.build_id)
+                .values(state="failed", reason="its process was gone", updated_at=now)
+            )
+            connection.execute(
+                sa.update(builds)
+                .where(builds.c.id == build.build_id)
+                .values(
+                    state="running",
+                    reason=None,
+                    wanted=None,
+                    retries=build.retries + (1 if build.busy_s else 0),
+                    updated_at=now,
+                )
+            )
+
     def update_build(self, build_id: int, **values: Any) -> None:
         with self._database.write() as connection:
             connection.execute(

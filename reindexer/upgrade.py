@@ -267,13 +267,7 @@ def run_build(
     its end; the checkpoint is kept either way.
     """
     build = data.journal.build_of(generation.name)
-    data.journal.update_build(
-        build.build_id,
-        state="running",
-        reason=None,
-        wanted=None,
-        retries=build.retries + (1 if build.busy_s else 0),
-    )
+    data.journal.start_run(build)
     job = BuildJob(
         generation=generation.name,
         token=lease.token,

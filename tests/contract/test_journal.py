@@ -343,3 +343,24 @@ def test_a_stopped_holder_that_goes_on_is_fenced(database: Database, journal: Jo
     assert out == b"fenced\n"
     assert catalog.get(name).watermark == 0
     assert journal.build_of(name).docs_done == 0
+
+
+def test_a_build_that_starts_tells_that_others_are_not_running(
+    database: Database, journal: Journal
+) -> None:
+    catalog = Catalog(database)
+    killed, done, next_one = (
+        journal.record_build(catalog.record(RECIPE).name, start_head=0, docs_total=0)
+        for _ in range(3)
+    )
+    journal.update_build(done.build_id, state="done")
+    journal.update_build(next_one.build_id, state="paused", wanted="pause", busy_s=2.0)
+
+    journal.start_run(journal.build_of(next_one.generation))
+
+    assert journal.build_of(killed.generation).state == "failed"
+    assert journal.build_of(killed.generation).reason == "its process was gone"
+    assert journal.build_of(done.generation).state == "done"
+    running = journal.build_of(next_one.generation)
+    assert (running.state, running.wanted, running.retries) == ("running", None, 1)
+    assert journal.builds({"running"}) == [running]
