@@ -288,6 +288,12 @@ def test_an_edited_document_is_shown_as_it_is_now(changing_animals: World) -> No
     assert (hit.doc_id, hit.title, hit.snippet) == ("zebra", "Zebra, revised", "Short.")
 
 
+def test_the_place_of_a_passage_is_not_believed_after_an_edit(changing_animals: World) -> None:
+    changing_animals.put("zebra", FILLER * 9 + "The zebra lives in the savanna.", "Zebra")
+    hit = changing_animals.search("zebra savanna").hits[0]
+    assert hit.snippet.endswith("The zebra lives in the savanna.")
+
+
 def test_no_hit_contradicts_the_filter_though_the_legs_are_behind(changing_animals: World) -> None:
     where = parse_filter(["kind=mammal"])
     changing_animals.put("zebra", "The zebra lives in the savanna.", "Zebra", kind="extinct")
@@ -334,6 +340,11 @@ def test_a_filter_means_the_same_in_every_mode(
     query = "zebra lion ostrich shark"
     for mode in ("hybrid", "dense", "lexical"):
         assert set(ids(animals.search(query, mode=mode, where=parse_filter(where)))) == expected
+
+
+def test_both_legs_rank_only_what_the_filter_lets_through(animals: World) -> None:
+    hit = animals.search("zebra savanna", where=parse_filter(["kind=bird"])).hits[0]
+    assert (hit.doc_id, hit.lexical_rank, hit.dense_rank) == ("ostrich", 1, 1)
 
 
 def test_equal_documents_stand_by_doc_id(world: World) -> None:
