@@ -243,6 +243,8 @@ def _verify(
     from search.generations import UNFINISHED
 
     generation = data.catalog.get(name)
+    if generation.state == "pruned":
+        raise WrongState(f"{name} was pruned; see `reindexer generations` for what there is")
     if generation.state in UNFINISHED:
         raise WrongState(
             f"{name} is {generation.state}: its build verifies it at the end. Run `reindexer "

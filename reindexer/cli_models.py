@@ -206,7 +206,7 @@ def register_model(
 @json_option
 @pass_invocation
 def verify_model(invocation: Invocation, model: str | None, as_json: bool) -> None:
-    """Compare every file of a version, or of all, with what was registered."""
+    """Compare the files of a version, or of all, with its manifest."""
     from training.errors import ModelDamaged
 
     report: list[dict[str, Any]] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -202,6 +203,10 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
         invocation.flags["host"] = host
     if port is not None:
         invocation.flags["port"] = port
+    from reindexer.errors import LeaseHeld
+    from reindexer.service_address import ServiceAddress
+    from search.processes import describe_process
+
     chosen = invocation.settings
     if not _is_loopback(chosen.host) and not insecure:
         raise click.UsageError(
@@ -209,7 +214,16 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
             "whoever reaches it may read and write. Listen on 127.0.0.1 behind a proxy that asks "
             "for a password, or add --insecure"
         )
+    # Once it has drained, the server raises the signal again: then everything is given back.
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, _end)
     with invocation.open() as data:
+        other = ServiceAddress.read(data.path)
+        if other is not None and not data.store.shared:
+            raise LeaseHeld(
+                f"a service owns {data.path} already and answers at {other.url}; stop "
+                f"{describe_process(other.process)} first"
+            )
         with Progress("serve", quiet=invocation.quiet) as progress:
             progress.update(state="loading")
             from reindexer.service import ReindexerService
@@ -221,6 +235,10 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
         if not _is_loopback(chosen.host):
             warn(f"listening on {chosen.host} without keys: whoever reaches it may read and write")
         service.run(on_ready=lambda url: _welcome(url, live.name if live else None, invocation))
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _is_loopback(host: str) -> bool:

@@ -85,8 +85,8 @@ def open_live(
     takes time. Raises NoLiveGeneration, GenerationNotFound, StoreLocked, ServiceUnreachable, and
     what opening a generation raises.
     """
-    if generation is not None:
-        data.catalog.get(generation)  # raises, and says what there is
+    if generation is not None and data.catalog.get(generation).state == "pruned":
+        raise WrongState(f"{generation} was pruned; see `reindexer generations` for what there is")
     service = RunningService.find(data)
     if service is not None and (generation is None or service.has_open(generation)):
         on_wait(f"asking the service at {service.url}")

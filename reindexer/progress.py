@@ -1,8 +1,8 @@
 """Progress of whatever takes longer than a second: a bar on a terminal, a line every few seconds
 elsewhere. Always on stderr.
 
-A line can be read by people and by grep: `build docs@2: 12288/57638 21.3%; 812.0/s; eta 55.8 s;
-building`.
+A line can be read by people and by grep: `build docs@2: 12288/57638 21.3%; 812.0/s; elapsed 15.1 s;
+eta 55.8 s; encoding`.
 """
 
 from __future__ import annotations
@@ -73,13 +73,12 @@ class Progress:
                 parts.append(str(self.done))
             if self.rate:
                 parts.append(f"{self.rate:.1f}/s")
+            parts.append(f"elapsed {duration(time.monotonic() - self._began)}")
             if (eta_s := self.eta_s()) is not None:
                 parts.append(f"eta {duration(eta_s)}")
-            if not parts:
-                parts.append(duration(time.monotonic() - self._began))
             if self.state:
                 parts.append(self.state)
-            return f"{self.what}: " + "; ".join(parts)
+            return f"{self.what}: {'; '.join(parts)}"
 
     def eta_s(self) -> float | None:
         """Seconds to go; None while that cannot be told."""
