@@ -500,6 +500,12 @@ def test_the_json_has_the_fields_that_were_promised(animals: World) -> None:
     }
 
 
+def test_every_answer_is_plain_json(animals: World) -> None:
+    for mode in ("hybrid", "dense", "lexical"):
+        answer = animals.search("zebra savanna", mode=mode, explain=True).to_json()
+        assert json.loads(json.dumps(answer)) == answer
+
+
 def test_explain_tells_how_a_hit_came_to_its_place(animals: World) -> None:
     hit = animals.search("zebra savanna", explain=True).to_json()["hits"][0]
     vector = animals.encoder.encode_queries(["zebra savanna"])[0]
