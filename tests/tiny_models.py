@@ -111,6 +111,8 @@ def _write_transformer(path: Path, *, decoder: bool, seed: int, dim: int, max_to
     from transformers import BertConfig, BertModel, Qwen2Config, Qwen2Model
 
     tokenizer = byte_pair_tokenizer() if decoder else wordpiece_tokenizer()
+    tokenizer.enable_truncation(16)  # many published tokenizers carry such settings
+    tokenizer.enable_padding(length=16)
     tokenizer.save(str(path / "tokenizer.json"))
     sizes: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(),

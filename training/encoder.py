@@ -71,7 +71,6 @@ class Encoder:
             for prompt in (version.query_prompt, version.document_prompt)
         )
         self._check_prompts()
-        self._pads_left = getattr(wrapper, "padding_side", "right") == "left"
         self._pad_id = getattr(wrapper, "pad_token_id", None) or 0
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
         self._budget_lock = threading.Lock()
@@ -261,14 +260,15 @@ class Encoder:
             return output.cpu().numpy()
 
     def _padded(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Padded on the right also for decoders that ask for the left: the pooling finds the last
+        token by the mask, and no position moves with the texts that happen to be in the batch."""
         lengths = tokenized.lengths[rows]
         width = int(lengths.max())
         ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         for line, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            place = slice(width - length, width) if self._pads_left else slice(0, length)
-            ids[line, place] = tokenized.row(int(row))
-            mask[line, place] = 1
+            ids[line, :length] = tokenized.row(int(row))
+            mask[line, :length] = 1
         features: dict[str, Any] = {
             "input_ids": torch.from_numpy(ids).to(self._device),
             "modality": "text",
