@@ -191,7 +191,7 @@ def _swap_when_caught_up(
     while True:
         lease.check()
         if not data.catalog.serving() and data.corpus.lag(data.catalog.get(target).watermark):
-            _catch_up_here(data)
+            _catch_up_here(data, target)
         try:
             data.catalog.cut_over(
                 target, expected_live=expected, kind=kind, token=lease.token, detail=detail
@@ -215,13 +215,14 @@ def _behind(data: DataDirectory, target: str) -> bool:
     )
 
 
-def _catch_up_here(data: DataDirectory) -> None:
-    """No service is running: this process replays what is missing, under the sync lease."""
+def _catch_up_here(data: DataDirectory, target: str) -> None:
+    """No service is running: this process replays what is missing, under the sync lease. Only into
+    the target: a live generation that is broken is no reason not to leave it."""
     from reindexer.sync import sync_once  # brings torch in, which a plain switch does not need
 
     try:
         with data.journal.lease(SYNC_LEASE, wait_s=5.0) as lease:
-            sync_once(data, lease)
+            sync_once(data, lease, only=target)
     except LeaseHeld:
         log.info("another process is replaying; waiting for it")
         time.sleep(0.2)

@@ -11,8 +11,10 @@ from reindexer.data_directory import DataDirectory
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener
 from reindexer.replay import Replay, ReplayProgress
+from search.errors import LeaseLost, SearchError
 from search.serving import OpenGeneration
 from search.splitter import Splitter
+from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +54,21 @@ class SyncReport:
         }
 
 
-def sync_once(data: DataDirectory, lease: Lease) -> SyncReport:
-    """Bring live, standby and a generation about to go live to the head of the corpus.
+def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> SyncReport:
+    """Bring live, standby and a generation about to go live to the head of the corpus; or only one.
 
     A generation that is there already is not opened: a run with nothing to do reads a few rows.
+    One that cannot be brought there does not keep the others from it; its error is raised at the
+    end.
     """
     began = time.monotonic()
     head = data.corpus.head()
     pointers = data.catalog.pointers()
     target = pointers.request.target if pointers.request is not None else None
-    names = [name for name in (target, pointers.standby, pointers.live) if name is not None]
+    wanted = (only,) if only is not None else (target, pointers.standby, pointers.live)
+    names = [name for name in wanted if name is not None]
     done: dict[str, ReplayProgress] = {}
+    failure: Exception | None = None
     opener = Opener(data, writable=True)
     try:
         for name in dict.fromkeys(names):
@@ -70,16 +76,24 @@ def sync_once(data: DataDirectory, lease: Lease) -> SyncReport:
             if not data.corpus.lag(generation.watermark):
                 done[name] = _nothing(generation.watermark)
                 continue
-            opened = opener.open(name)
             try:
-                done[name] = sync_generation(data, opened, lease, until=head)
-            finally:
-                opened.close()
+                opened = opener.open(name)
+                try:
+                    done[name] = sync_generation(data, opened, lease, until=head)
+                finally:
+                    opened.close()
+            except LeaseLost:
+                raise
+            except (SearchError, TrainingError) as error:
+                log.warning("%s is not in step with the corpus: %s", name, error)
+                failure = failure or error
         for index in opener.lexicals():
             index.save()
     finally:
         opener.close()
     repair_alias(data)
+    if failure is not None:
+        raise failure
     return SyncReport(
         head_seq=head,
         generations=done,

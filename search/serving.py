@@ -74,6 +74,7 @@ class SearcherManager:
         self._opening: dict[str, Future[OpenGeneration]] = {}
         self._retry_at: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._request_token: int | None = None
         self._last_heartbeat = 0.0
         self._last_shown: tuple[str | None, str | None, str | None] | None = None
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="open-generation")
@@ -131,12 +132,13 @@ class SearcherManager:
         pointers = self._catalog.pointers()
         target = pointers.request.target if pointers.request is not None else None
         self._collect()
+        self._notice_request(pointers)
         self._swap(pointers)
         wanted = [name for name in (pointers.live, target, pointers.standby) if name is not None]
         for name in wanted:
             self._start_opening(name)
         self._close_unwanted(wanted)
-        self._heartbeat(target)
+        self._heartbeat(pointers)
 
     def wait_until_open(self, name: str, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -162,6 +164,8 @@ class SearcherManager:
             if not future.done():
                 continue
             del self._opening[name]
+            if future.cancelled():  # by close()
+                continue
             error = future.exception()
             if error is not None:
                 log.warning("generation %s could not be opened: %s", name, error)
@@ -172,6 +176,13 @@ class SearcherManager:
             self._retry_at.pop(name, None)
             with self._lock:
                 self._opened[name] = future.result()
+
+    def _notice_request(self, pointers: Pointers) -> None:
+        """A new request gets a new attempt, whatever went wrong before."""
+        if pointers.request is not None and pointers.request.token != self._request_token:
+            self._request_token = pointers.request.token
+            self._problems.pop(pointers.request.target, None)
+            self._retry_at.pop(pointers.request.target, None)
 
     def _swap(self, pointers: Pointers) -> None:
         with self._lock:
@@ -203,10 +214,11 @@ class SearcherManager:
             item.close()
             log.info("closed %s", item.name)
 
-    def _heartbeat(self, target: str | None) -> None:
+    def _heartbeat(self, pointers: Pointers) -> None:
         current = self._current.name if self._current is not None else None
+        target = pointers.request.target if pointers.request is not None else None
         prepared = target if target is not None and target in self._opened else None
-        problem = self._problems.get(target) if target is not None else None
+        problem = self._problems.get(target or pointers.live or "")
         shown = (current, prepared, problem)
         now = time.monotonic()
         if shown == self._last_shown and now - self._last_heartbeat < HEARTBEAT_S:
