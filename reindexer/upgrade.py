@@ -21,7 +21,7 @@ from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
 from reindexer.journal import BUILD_LEASE, Build, Lease
 from search.dense import FieldType
 from search.documents import Change, Value
-from search.errors import WrongState
+from search.errors import GenerationNotFound, WrongState
 from search.generations import UNFINISHED, Generation
 from search.recipe import AnalyzerRecipe, Recipe
 from search.splitter import default_splitter_recipe
@@ -160,7 +160,7 @@ def cancel(data: DataDirectory, generation_name: str | None = None) -> Build:
             )
         return _ask(data, "cancel")
     generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
-    build = data.journal.build_of(generation.name)
+    build = _build_of(data, generation)
     with data.journal.lease(BUILD_LEASE):
         data.catalog.move(generation.name, "failed", reason="cancelled")
         data.journal.update_build(build.build_id, state="cancelled", wanted=None)
@@ -236,11 +236,18 @@ def _generation_for(data: DataDirectory, recipe: Recipe) -> Generation:
     for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
         if same_recipe(generation.recipe, recipe):
             return generation
-    generation = data.catalog.record(recipe)
-    data.journal.record_build(
-        generation.name, start_head=data.corpus.head(), docs_total=data.corpus.count()
-    )
-    return generation
+    return data.catalog.record(recipe)
+
+
+def _build_of(data: DataDirectory, generation: Generation) -> Build:
+    """The build of a generation; a process that was killed right after it had recorded the
+    generation has left none."""
+    try:
+        return data.journal.build_of(generation.name)
+    except GenerationNotFound:
+        return data.journal.record_build(
+            generation.name, start_head=data.corpus.head(), docs_total=data.corpus.count()
+        )
 
 
 def _newest_unfinished(data: DataDirectory) -> Generation:
@@ -266,7 +273,7 @@ def run_build(
     Raises GateRefused when verification did not pass, BuildFailed when the child stopped before
     its end; the checkpoint is kept either way.
     """
-    build = data.journal.build_of(generation.name)
+    build = _build_of(data, generation)
     data.journal.start_run(build)
     job = BuildJob(
         generation=generation.name,

@@ -30,6 +30,8 @@ from search.searcher import SearchRequest
 from search.serving import OpenGeneration, SearcherManager
 from tests.word_directory import WordDirectory
 
+WAIT_S = 60.0
+
 
 class NoCollection:
     """Several serving processes cannot have one embedded collection open; these have none."""
@@ -60,7 +62,7 @@ class ServingProcesses:
 
     def _manager(self, name: str) -> SearcherManager:
         def open_generation(generation: str) -> OpenGeneration:
-            self.may_open[name].wait(20)
+            self.may_open[name].wait(WAIT_S)
             if name in self.broken:
                 raise StoreUnavailable("out of memory")
             return OpenGeneration(
@@ -96,7 +98,7 @@ class ServingProcesses:
 
 
 def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.01)

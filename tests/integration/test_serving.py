@@ -18,6 +18,7 @@ from search.serving import OpenGeneration, SearcherManager
 from tests.word_directory import WordDirectory
 
 NAME = process_name()
+WAIT_S = 60.0  # the first time on a machine, opening an index compiles its scoring
 
 
 class Serving:
@@ -33,7 +34,7 @@ class Serving:
         self.manager = SearcherManager(directory.catalog, self._open, name=NAME, address="here")
 
     def _open(self, name: str) -> OpenGeneration:
-        self.may_open.wait(20)
+        self.may_open.wait(WAIT_S)
         if name == self.fails_on:
             raise StoreUnavailable("the disk is on fire")
         opened = self._opener.open(name)
@@ -41,7 +42,7 @@ class Serving:
         return opened
 
     def follow_until(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + WAIT_S
         while not done():
             assert time.monotonic() < deadline, "it never came to that"
             self.manager.follow()
@@ -113,7 +114,7 @@ def test_a_process_that_starts_late_takes_the_live_generation(
     serving.directory.go_live(first)
     serving.directory.go_live(second)
 
-    assert serving.manager.wait_until_open(second, timeout_s=20)
+    assert serving.manager.wait_until_open(second, timeout_s=WAIT_S)
     serving.manager.follow()
 
     with serving.manager.acquire() as searcher:
