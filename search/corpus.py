@@ -65,6 +65,12 @@ class Corpus:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._put_sql = _put_sql(database)
+        self._live_documents = database.prepare(
+            sa.select(*_ROW).where(
+                database.one_of(tables.documents.c.doc_id, "doc_ids"),
+                sa.not_(tables.documents.c.deleted),
+            )
+        )
 
     def put(self, documents: Sequence[Document]) -> PutResult:
         """Insert or replace documents, all or none, in one transaction.
@@ -140,12 +146,8 @@ class Corpus:
 
     def get_many(self, doc_ids: Sequence[str]) -> dict[str, Change]:
         """The live ones of these documents by doc_id; unknown and deleted ids are left out."""
-        found: dict[str, Change] = {}
-        with self._database.read() as connection:
-            for ids in _slices(list(dict.fromkeys(doc_ids))):
-                rows = connection.execute(_GET_MANY, {"ids": ids})
-                found.update((row.doc_id, _change(row)) for row in rows)
-        return found
+        found = map(_change, self._live_documents.rows(doc_ids=list(doc_ids)))
+        return {change.doc_id: change for change in found}
 
     def changes(self, after: int, limit: int, until: int | None = None) -> list[Change]:
         """The next changes in seq order: at most `limit`, with after < seq <= until. Fewer than
@@ -153,7 +155,7 @@ class Corpus:
         statement = _CHANGES if until is None else _CHANGES.where(tables.documents.c.seq <= until)
         with self._database.read() as connection:
             rows = connection.execute(statement, {"after": after, "limit": limit})
-            return [_change(row) for row in rows]
+            return list(map(_change, rows.all()))
 
     def head(self) -> int:
         """The seq of the last change; 0 for an empty corpus."""
@@ -219,10 +221,6 @@ _ROW = (
     tables.documents.c.title,
     tables.documents.c.metadata,
     tables.documents.c.text,
-)
-_GET_MANY = sa.select(*_ROW).where(
-    tables.documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)),
-    sa.not_(tables.documents.c.deleted),
 )
 _CHANGES = (
     sa.select(*_ROW)
@@ -335,14 +333,16 @@ def _row(document: Document) -> dict[str, object]:
     }
 
 
-def _change(row: Any) -> Change:
+def _change(row: Sequence[Any]) -> Change:
+    """From a row of the columns in _ROW."""
+    doc_id, seq, source, deleted, stored_hash, title, metadata, text = row
     document = None
-    if not row.deleted:
+    if not deleted:
         document = Document(
-            doc_id=row.doc_id,
-            text=row.text,
-            title=row.title,
-            metadata=metadata_from_json(row.metadata),
-            source=row.source,
+            doc_id=doc_id,
+            text=text,
+            title=title,
+            metadata=metadata_from_json(metadata),
+            source=source,
         )
-    return Change(seq=row.seq, doc_id=row.doc_id, content_hash=row.content_hash, document=document)
+    return Change(seq=seq, doc_id=doc_id, content_hash=stored_hash, document=document)

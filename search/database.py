@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,18 @@ class Database:
         """INSERT for this dialect, with on_conflict_do_update."""
         return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
 
+    def prepare(self, select: sa.Select[Any]) -> PreparedSelect:
+        """One SELECT for what a user waits for."""
+        return PreparedSelect(self, select)
+
+    def one_of(self, column: sa.ColumnElement[str], parameter: str) -> sa.ColumnElement[bool]:
+        """Condition of a PreparedSelect: the column is one of the texts in a parameter that is a
+        list. One statement serves lists of any length."""
+        if self._is_sqlite:
+            items = sa.func.json_each(sa.bindparam(parameter)).table_valued("value")
+            return column.in_(sa.select(items.c.value))
+        return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
+
     def migrate(self) -> None:
         """Bring the schema to this release. Quick when it already is; safe to call at every start
         and from several processes at once."""
@@ -196,6 +209,40 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class PreparedSelect:
+    """One SELECT, rendered once and handed to the driver as it is: a third of the time it takes
+    through `Database.read`. One statement is a consistent snapshot by itself."""
+
+    def __init__(self, database: Database, select: sa.Select[Any]) -> None:
+        self._database = database
+        self._dialect = database.engine.dialect
+        self._errors = self._dialect.loaded_dbapi.Error
+        self.sql = str(select.compile(dialect=self._dialect))
+
+    def values(self, **parameters: object) -> dict[str, object]:
+        """The parameters as the driver takes them."""
+        if not self._database.is_sqlite:
+            return parameters
+        return {
+            name: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            for name, value in parameters.items()
+        }
+
+    def rows(self, **parameters: object) -> list[tuple[Any, ...]]:
+        """Tuples of what the driver gives: on SQLite, 0 and 1 for booleans."""
+        values = self.values(**parameters)
+        with _mapped_errors(self._database.url):
+            try:
+                with contextlib.closing(self._database.engine.raw_connection()) as connection:
+                    cursor = connection.cursor()
+                    cursor.execute(self.sql, values)
+                    return list(cursor.fetchall())
+            except self._errors as error:
+                raise sa.exc.DBAPIError.instance(
+                    self.sql, values, error, self._errors, dialect=self._dialect
+                ) from error
 
 
 def open_database(url: str) -> Database:
