@@ -176,7 +176,13 @@ def _report(error: BaseException, invocation: Invocation) -> int:
 def _say_error(message: str) -> None:
     with contextlib.suppress(OSError):
         text = " ".join(message.split())
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {text}", err=True)
+        mark = click.style("Error:", fg="red", bold=True)
+        click.echo(f"{mark} {text}", err=True, color=False if _is_plain() else None)
+
+
+def _is_plain() -> bool:
+    """https://no-color.org"""
+    return bool(os.environ.get("NO_COLOR"))
 
 
 def _stop_writing() -> None:
@@ -200,7 +206,7 @@ def cli(context: click.Context) -> None:
     `reindexer ingest SOURCE` and `reindexer upgrade MODEL`.
     """
     context.ensure_object(Invocation)
-    if "NO_COLOR" in os.environ:
+    if _is_plain():
         context.color = False
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

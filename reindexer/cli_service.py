@@ -57,13 +57,16 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
     if is_own_folder:
         invocation.flags["data_dir"] = DEMO_DATA_DIR
         del invocation.settings  # read again, with this folder
-    tell = note if as_json else say
     with invocation.open() as data, Progress("demo", quiet=invocation.quiet) as progress:
         if not is_own_folder and data.corpus.head():
             raise click.UsageError(
                 f"{data.path} holds documents already, and the demo would move its search to "
                 "other models; name a new folder with --data-dir, or none"
             )
+
+        def tell(text: str) -> None:
+            (note if as_json else say)(text)
+            progress.begin("demo")
 
         def show(build: Build) -> None:
             progress.what = f"build {build.generation}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -40,7 +41,8 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> None:
         raise click.UsageError("--watch draws a screen; call --json as often as you like instead")
     settings = invocation.settings
     if watch:
-        _watch(invocation)
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(invocation)
         return
     found = read_status(settings)
     if as_json:

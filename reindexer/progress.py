@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LINE_S = 5.0  # between two lines when stderr is not a terminal
 APPEAR_S = 0.7  # what is done by then never shows a bar
+REDRAW_S = 0.1
 RATE_WINDOW_S = 10.0
 
 
@@ -62,6 +63,14 @@ class Progress:
                 self._measure()
             self._given_rate = rate if rate is not None else self._given_rate
             self.rate = self._given_rate if self._given_rate is not None else self.rate
+
+    def begin(self, what: str) -> None:
+        """Go on to another piece of work, of unknown size."""
+        with self._lock:
+            self.what, self.done, self.total, self.state = what, 0, None, ""
+            self.rate = self._given_rate = None
+            self._seen.clear()
+            self._began = time.monotonic()
 
     def line(self) -> str:
         """Where it stands, on one line."""
@@ -118,8 +127,10 @@ class Progress:
         if sys.stderr.isatty():
             if self._stop.wait(APPEAR_S):
                 return
-            with _Bar() as bar:
-                while not self._stop.wait(0.1):
+            bar = _Bar()
+            bar.draw(self)
+            with bar:
+                while not self._stop.wait(REDRAW_S):
                     bar.draw(self)
         else:
             while not self._stop.wait(LINE_S):
@@ -140,7 +151,7 @@ class _Bar:
             TextColumn("{task.fields[figures]}"),
             console=Console(stderr=True),
             transient=True,
-            redirect_stdout=False,
+            redirect_stdout=sys.stdout.isatty(),  # so that what is said stands above the bar
         )
         self._task = self._progress.add_task("", total=None, figures="")
 

@@ -475,6 +475,35 @@ def test_models_that_a_generation_needs_are_not_removed(installed: Installation)
     assert listed == {"alpha@1": ["docs@1"], "beta@1": ["docs@2"]}
 
 
+# -- through the service --------------------------------------------------------------------------
+
+
+def test_verbs_go_through_the_service_and_sigterm_gives_everything_back(
+    installed: Installation,
+) -> None:
+    process = installed.process("serve", "--port", "0")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Serving docs@1 at http://127.0.0.1:")
+        address = ServiceAddress.read(installed.data_dir)
+        assert address is not None
+        answer = installed.json("search", "river", "--filter", "n>=10", "--filter", "n<30")
+        assert {hit["metadata"]["n"] for hit in answer["hits"]} <= set(range(10, 30))
+        assert installed.json("search", "river", "--generation", "docs@2")["generation"] == "docs@2"
+        with installed.open() as data:
+            data.corpus.put([Document.of(doc_id="fresh", text="giraffe", source="late")])
+        assert installed.json("sync")["service"] == address.url
+        assert installed.json("search", "giraffe", "--mode", "lexical")["hits"]
+        assert installed.json("verify", "docs@1")["passed"]
+        assert address.url in installed.run("serve", "--port", "0", code=4).stderr
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert not (installed.data_dir / "service.json").exists()
+    assert installed.json("search", "giraffe")["hits"][0]["doc_id"] == "fresh"
+
+
 # -- prune: last, because it drops ----------------------------------------------------------------
 
 
