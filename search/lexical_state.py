@@ -160,6 +160,8 @@ class LexicalState:
 
     def seqs(self, rows: Sequence[int]) -> list[int]:
         base, changed, n_base = self.base.rows.seqs, self.changed.seqs, len(self.base.rows)
+        if not len(changed):
+            return list(base[rows].tolist())
         return [int(base[row] if row < n_base else changed[row - n_base]) for row in rows]
 
     def contains(self, doc_id: str) -> bool:
