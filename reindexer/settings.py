@@ -68,7 +68,7 @@ class Settings:
         "encoder.max_batch_tokens", None, "padded tokens in one batch; auto unless given", low=1
     )
     window: int = _setting(
-        "build.window", 4096, "documents read, encoded and acknowledged between checkpoints", low=1
+        "build.window", 1024, "documents read, encoded and acknowledged between checkpoints", low=1
     )
     hnsw_m: int = _setting("build.hnsw_m", 16, "edges per node of the HNSW graph", low=2)
     hnsw_ef_construct: int = _setting(

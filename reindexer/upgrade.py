@@ -98,6 +98,9 @@ def upgrade(
             live_before=live.name,
             live_after=live.name,
         )
+    standby = data.catalog.standby()
+    if standby is not None and same_recipe(standby.recipe, recipe):
+        return _switch_to_standby(data, standby, live_name, cut_over_after, on_wait)
     with data.journal.lease(BUILD_LEASE) as lease:
         generation = _generation_for(data, recipe)
         try:
@@ -116,6 +119,24 @@ def upgrade(
         generation=data.catalog.get(generation.name),
         live_before=live_name,
         live_after=live_after.name if live_after is not None else None,
+    )
+
+
+def _switch_to_standby(
+    data: DataDirectory,
+    standby: Generation,
+    live_name: str | None,
+    cut_over_after: bool,
+    on_wait: Callable[[str], None],
+) -> Upgrade:
+    """The standby generation has this recipe and is kept in step: there is nothing to build."""
+    if cut_over_after:
+        cut_over(data, standby.name, on_wait=on_wait)
+    return Upgrade(
+        build=data.journal.build_of(standby.name),
+        generation=data.catalog.get(standby.name),
+        live_before=live_name,
+        live_after=standby.name if cut_over_after else live_name,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from transformers.utils import logging as transformers_logging
 
 from training.registry import ModelVersion
 
@@ -34,6 +35,7 @@ def save_whitened(
     matrix = (directions * scale) @ directions.T  # symmetric, so that axes keep their meaning
     matrix /= np.linalg.norm(matrix, ord=2)
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = SentenceTransformer(str(version.path), device="cpu")
     dim = version.dim
     layer = Dense(dim, dim, bias=True, activation_function=torch.nn.Identity())
