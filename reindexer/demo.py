@@ -168,7 +168,7 @@ def _second_model(data: DataDirectory, base: ModelVersion, first: Upgrade) -> Mo
         return data.registry.register(saved, name=f"{base.name}-whitened")
 
 
-# -- the service and its clients --------------------------------------------------------------------
+# -- the service and its clients -------------------------------------------------------------------
 
 
 @contextmanager
