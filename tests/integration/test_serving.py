@@ -116,6 +116,8 @@ def test_a_process_that_starts_late_takes_the_live_generation(
 
     assert serving.manager.wait_until_open(second, timeout_s=WAIT_S)
     serving.manager.follow()
+    assert serving.current() == second
+    serving.follow_until(lambda: serving.names() == set(two))
 
     with serving.manager.acquire() as searcher:
         assert searcher.generation == second
