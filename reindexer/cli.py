@@ -62,20 +62,20 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Models": {"models": "cli_models"},
     "From one model to the next": {
-        "plan": "cli_upgrade",
+        "plan": "cli_plan",
         "upgrade": "cli_upgrade",
         "build": "cli_upgrade",
-        "pause": "cli_upgrade",
-        "resume": "cli_upgrade",
-        "cancel": "cli_upgrade",
+        "pause": "cli_build",
+        "resume": "cli_build",
+        "cancel": "cli_build",
         "verify": "cli_generations",
-        "cutover": "cli_generations",
-        "rollback": "cli_generations",
+        "cutover": "cli_cutover",
+        "rollback": "cli_cutover",
     },
     "Look and tidy": {
         "status": "cli_status",
         "generations": "cli_generations",
-        "prune": "cli_generations",
+        "prune": "cli_prune",
     },
 }
 _MODULES = {verb: module for section in SECTIONS.values() for verb, module in section.items()}

@@ -1,9 +1,8 @@
-"""Verbs on generations: generations, verify, cutover, rollback, prune."""
+"""Verbs on generations: generations, verify."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,14 @@ from reindexer.cli_verb import (
     json_option,
     judgment_options,
     pass_invocation,
-    yes_option,
 )
 from reindexer.errors import GateRefused
 from reindexer.progress import Progress
 from reindexer.terminal import (
-    confirm,
     count,
     duration,
     fields,
     next_steps,
-    note,
     print_json,
     say,
     size,
@@ -36,17 +32,12 @@ from reindexer.terminal import (
 )
 
 if TYPE_CHECKING:
-    from reindexer.cutover import CutOver
     from reindexer.data_directory import DataDirectory
-    from reindexer.prune import PrunePlan
     from search.generations import Generation
 
 _GENERATION = (
     '{"generation", "state", "model", "collection", "watermark", "lag_docs", "documents", '
     '"disk_bytes", "created_at", "state_at"}'
-)
-_CUT_OVER = (
-    '{"live_before", "live_after", "standby", "serving": [], "late": [], "prepare_s", "switch_s"}'
 )
 
 
@@ -292,151 +283,3 @@ def show_checks(report: dict[str, Any]) -> None:
             say(f"{'':<16} expected {check['expected']}")
             if check["detail"]:
                 say(f"{'':<16} {check['detail']}")
-
-
-# -- cutover and rollback -------------------------------------------------------------------------
-
-
-def _accepted_yes(function: Any) -> Any:
-    return click.option(
-        "-y", "--yes", is_flag=True, expose_value=False, hidden=True, help="Nothing is asked."
-    )(function)
-
-
-@click.command(
-    cls=Verb,
-    examples=["reindexer cutover docs@2", 'reindexer cutover docs@2 --override "checked by hand"'],
-    json_fields=_CUT_OVER,
-)
-@click.argument("name", metavar="GEN")
-@click.option(
-    "--override", metavar="REASON", help="Switch although the gate refused it; this is recorded."
-)
-@_accepted_yes
-@json_option
-@pass_invocation
-def cutover(invocation: Invocation, name: str, override: str | None, as_json: bool) -> None:
-    """Make a ready generation the live one.
-
-    Every serving process prepares it first; then encoder, vectors and BM25 change over as one. The
-    generation that was live becomes the standby, so `rollback` is one command.
-    """
-    from reindexer.cutover import cut_over
-
-    with (
-        invocation.open_existing() as data,
-        Progress("cutover", quiet=invocation.quiet) as progress,
-    ):
-        done = cut_over(
-            data, name, override=override, on_wait=lambda text: progress.update(state=text)
-        )
-    _show_cut_over(done, as_json=as_json, quiet=invocation.quiet)
-
-
-@click.command(cls=Verb, examples=["reindexer rollback"], json_fields=_CUT_OVER)
-@_accepted_yes
-@json_option
-@pass_invocation
-def rollback(invocation: Invocation, as_json: bool) -> None:
-    """Go back to the standby generation; no write is lost.
-
-    The standby was kept in step, so what was written since the cut-over is in it. Once more goes
-    forward again.
-    """
-    from reindexer.cutover import rollback as roll_back
-
-    with (
-        invocation.open_existing() as data,
-        Progress("rollback", quiet=invocation.quiet) as progress,
-    ):
-        done = roll_back(data, on_wait=lambda text: progress.update(state=text))
-    _show_cut_over(done, as_json=as_json, quiet=invocation.quiet)
-
-
-def _show_cut_over(done: CutOver, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print_json(done.to_json())
-        return
-    before = f", {done.live_before} before" if done.live_before else ""
-    say(f"{done.live_after} is live{before}; switched in {duration(done.switch_s)}.")
-    if done.serving:
-        say(f"Answering from it: {', '.join(done.serving)}")
-    for name in done.late:
-        say(f"Not seen to follow yet: {name}")
-    if done.standby:
-        say(f"{done.standby} is the standby and is kept in step.")
-    if not quiet:
-        say()
-        if done.standby:
-            next_steps('reindexer search "…"', "reindexer rollback    (if it turns out wrong)")
-        else:
-            next_steps('reindexer search "…"')
-
-
-# -- prune ----------------------------------------------------------------------------------------
-
-
-@click.command(
-    cls=Verb,
-    examples=["reindexer prune", "reindexer prune --standby --yes"],
-    json_fields='{"items": [{"kind", "name", "reason", "disk_bytes"}], "kept": [{"generation", '
-    '"reason"}], "disk_bytes", "dropped": []}; without --yes nothing is dropped',
-)
-@yes_option
-@click.option(
-    "--standby", is_flag=True, help="The standby too, before its hold-over is over: no way back."
-)
-@json_option
-@pass_invocation
-def prune(invocation: Invocation, yes: bool, standby: bool, as_json: bool) -> None:
-    """Drop what is no longer wanted, after showing it and asking.
-
-    That is: generations that are retired, refused or given up; the standby once its hold-over
-    (prune.hold_over_h) is over; lexical indexes without a generation; files of killed processes.
-    Never what is live or aliased, being built, or answered from.
-    """
-    from reindexer.prune import plan_prune
-    from reindexer.prune import prune as drop
-
-    with invocation.open_existing() as data:
-        planned = plan_prune(data, standby=standby)
-        if not as_json:
-            _show_plan(planned)
-        if not planned.items or (as_json and not yes):
-            if as_json:
-                print_json({**planned.to_json(), "dropped": []})
-            return
-        if not yes and not confirm("Drop these?"):
-            note("Nothing was dropped.")
-            sys.exit(1)
-        with Progress("prune", quiet=invocation.quiet) as progress:
-            dropped = drop(data, planned, on_step=lambda step: progress.update(state=step))
-    if as_json:
-        print_json({**planned.to_json(), "dropped": [item.name for item in dropped]})
-        return
-    freed = sum(item.disk_bytes or 0 for item in dropped)
-    say(f"Dropped {', '.join(item.name for item in dropped) or 'nothing'}; {size(freed)} freed.")
-    late = [item.name for item in planned.items if item not in dropped]
-    if late:
-        say(f"In use by now, so kept: {', '.join(late)}")
-
-
-def _show_plan(planned: PrunePlan) -> None:
-    if planned.items:
-        rows = [
-            (
-                item.name,
-                item.kind,
-                size(item.disk_bytes) if item.disk_bytes is not None else "-",
-                item.reason,
-            )
-            for item in planned.items
-        ]
-        say(table(("drop", "what", "disk", "why"), rows))
-    else:
-        say("Nothing to drop.")
-    if planned.kept:
-        say()
-        say(table(("keep", "why"), planned.kept))
-    if planned.items:
-        say()
