@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tokenizers
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
+from training.batches import cut_batches, flat_features, padded_features
 from training.cores import CorePool
 from training.device import resolve_device
 from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
@@ -165,7 +166,7 @@ class Encoder:
         rows = rows[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
         while len(rows):
             budget = self._budget
-            batches = _cut(rows, lengths[rows], budget)
+            batches = cut_batches(rows, lengths[rows], budget)
             run = partial(self._try_batch, tokenized, budget)
             found = self._cores.map(run, batches) if self._cores else map(run, batches)
             missed = []
@@ -250,7 +251,10 @@ class Encoder:
     # -- one batch ---------------------------------------------------------------------------
 
     def _run(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> FloatMatrix:
-        features = self._flat(tokenized, rows) if self._is_static else self._padded(tokenized, rows)
+        if self._is_static:
+            features = flat_features(tokenized, rows, self._device)
+        else:
+            features = padded_features(tokenized, rows, self._device, pad_id=self._pad_id)
         with torch.inference_mode():
             output: torch.Tensor = self._model(features)["sentence_embedding"]
             output = output.to(torch.float32)
@@ -258,48 +262,6 @@ class Encoder:
                 output = output[:, : self.version.truncate_dim]
             output = torch.nn.functional.normalize(output, p=2, dim=1)
             return output.cpu().numpy()
-
-    def _padded(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """Padded on the right also for decoders that ask for the left: the pooling finds the last
-        token by the mask, and no position moves with the texts that happen to be in the batch."""
-        lengths = tokenized.lengths[rows]
-        width = int(lengths.max())
-        ids = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for line, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            ids[line, :length] = tokenized.row(int(row))
-            mask[line, :length] = 1
-        features: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids).to(self._device),
-            "modality": "text",
-        }
-        if int(lengths.min()) < width:  # attention without a mask is faster
-            features["attention_mask"] = torch.from_numpy(mask).to(self._device)
-        if tokenized.prompt_tokens:
-            features["prompt_length"] = tokenized.prompt_tokens  # for poolings that leave it out
-        return features
-
-    def _flat(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """A static model averages bags of token vectors; there is nothing to pad."""
-        chosen = tokenized.select(rows.tolist())
-        return {
-            "input_ids": torch.from_numpy(chosen.ids).to(self._device),
-            "offsets": torch.from_numpy(chosen.offsets[:-1].astype(np.int32)).to(self._device),
-        }
-
-
-def _cut(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], budget: int
-) -> list[NDArray[np.int64]]:
-    """Batches of rows whose padded tokens stay within the budget, one row at least; lengths (of the
-    rows) never grow."""
-    batches: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(rows):
-        end = start + max(1, budget // int(lengths[start]))
-        batches.append(rows[start:end])
-        start = end
-    return batches
 
 
 def _load(version: ModelVersion) -> SentenceTransformer:

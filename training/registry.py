@@ -12,100 +12,33 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
-from training.model_files import ModelDescription, describe, files_to_keep, matters_for_vectors
+from training.model_description import ModelDescription, describe
+from training.model_files import files_to_keep
 from training.model_sources import find_model, name_from
+from training.model_version import (
+    MANIFEST,
+    ModelFile,
+    ModelVersion,
+    digest,
+    fingerprint,
+    read_manifest,
+)
+
+__all__ = ["ModelFile", "ModelRegistry", "ModelVersion"]
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
 COPY_BYTES = 4_194_304
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(rf"({_NAME.pattern})@([1-9][0-9]{{0,8}})")
 _INCOMING = ".incoming-"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFile:
-    """One file of a version, as it was registered."""
-
-    sha256: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelVersion:
-    """One registered model: its files, and every setting that decides what its vectors are."""
-
-    name: str
-    number: int
-    path: Path  # the folder; SentenceTransformer(path) loads it
-    base: str  # the version it was trained from, or the reference it was registered from
-    dim: int  # of one row, after truncation
-    max_tokens: int  # of one text, prompt and special tokens included
-    query_prompt: str
-    document_prompt: str
-    pooling: str  # mean, cls, lasttoken, ..., static; mean+max where two are joined
-    normalize: bool  # the model itself normalises; rows are normalised in any case
-    truncate_dim: int | None  # Matryoshka: keep the first so many dimensions
-    similarity: str  # what the model was made for: cosine, dot, ...
-    fingerprint: str  # sha256 over files and settings; equal fingerprints share a vector space
-    files: Mapping[str, ModelFile]  # by path inside the folder, with /
-    created_at: str  # ISO 8601, UTC
-    trust_remote_code: bool = False
-    notes: tuple[str, ...] = ()  # what a user should know about how it was registered
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    lineage: Mapping[str, Any] = field(default_factory=dict)  # training data hash, loss, seed, ...
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.number}"
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it: everything but where the folder is."""
-        value = asdict(self)
-        del value["path"]
-        return {"format": MANIFEST_FORMAT, **value}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], path: Path) -> ModelVersion:
-        fields = {key: item for key, item in value.items() if key != "format"}
-        fields["files"] = {name: ModelFile(**file) for name, file in fields["files"].items()}
-        fields["notes"] = tuple(fields["notes"])
-        return cls(path=path, **fields)
-
-    def verify(self) -> None:
-        """Read every file and compare it with the manifest; about 0.1 s for 100 MB.
-
-        Raises ModelDamaged naming the first file that is missing, changed or not expected.
-        """
-        for name, registered in self.files.items():
-            file = self.path / name
-            try:
-                found = _digest(file)
-            except OSError as error:
-                raise _damaged(self, f"{name} cannot be read ({error.strerror})") from error
-            if found.size_bytes != registered.size_bytes:
-                raise _damaged(
-                    self,
-                    f"{name} has {found.size_bytes:,} bytes, expected {registered.size_bytes:,}",
-                )
-            if found.sha256 != registered.sha256:
-                raise _damaged(self, f"{name} is not the file that was registered")
-        for file in sorted(self.path.rglob("*")):
-            name = file.relative_to(self.path).as_posix()
-            if file.is_file() and name != MANIFEST and name not in self.files:
-                raise _damaged(self, f"{name} was not registered")
 
 
 class ModelRegistry:
@@ -169,7 +102,7 @@ class ModelRegistry:
         path = self.root / f"{name}@{number}"
         if not path.is_dir():
             raise ModelNotFound(f"no model version {path.name}; {self._known()}")
-        return _read_manifest(path, name, number)
+        return read_manifest(path, name, number)
 
     def resolve(self, text: str) -> ModelVersion:
         """`support@3`, or `support` for the newest. Raises ModelNotFound, ModelDamaged."""
@@ -335,7 +268,7 @@ def _describe_version(
             f"expected 8 to {model.longest_tokens:,}"
         )
     files = {
-        path.relative_to(folder).as_posix(): _digest(path)
+        path.relative_to(folder).as_posix(): digest(path)
         for path in files_to_keep(folder, trust_remote_code=trust_remote_code)
         if path.name != MANIFEST
     }
@@ -362,66 +295,7 @@ def _describe_version(
         trust_remote_code=trust_remote_code,
         notes=model.notes,
     )
-    return replace(version, fingerprint=_fingerprint(version))
-
-
-def _fingerprint(version: ModelVersion) -> str:
-    """sha256 over all that decides a vector: files by content, and settings; never a name, a path,
-    a time or documentation."""
-    deciding = {
-        "files": {
-            name: file.sha256 for name, file in version.files.items() if matters_for_vectors(name)
-        },
-        "dim": version.dim,
-        "max_tokens": version.max_tokens,
-        "query_prompt": version.query_prompt,
-        "document_prompt": version.document_prompt,
-        "pooling": version.pooling,
-        "normalize": version.normalize,
-    }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(path: Path, name: str, number: int) -> ModelVersion:
-    again = f"Run `reindexer models remove {path.name}` and register the model again"
-    try:
-        value = json.loads((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ModelDamaged(
-            f"{path.name} is half written: {MANIFEST} is missing in {path}. {again}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelDamaged(f"{path / MANIFEST} cannot be read ({error}). {again}") from error
-    if isinstance(value, dict) and value.get("format", 0) > MANIFEST_FORMAT:
-        raise ModelDamaged(
-            f"{path / MANIFEST} has format {value['format']}, this release reads up to "
-            f"{MANIFEST_FORMAT}; upgrade reindexer"
-        )
-    try:
-        version = ModelVersion.from_json(value, path.resolve())
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ModelDamaged(
-            f"{path / MANIFEST} is not a model manifest ({error}). {again}"
-        ) from error
-    if (version.name, version.number) != (name, number):
-        raise ModelDamaged(f"{path} holds {version}; rename the folder back to {version}")
-    if version.fingerprint != _fingerprint(version):
-        raise ModelDamaged(f"{path / MANIFEST} was changed after it was written. {again}")
-    return version
-
-
-def _damaged(version: ModelVersion, what: str) -> ModelDamaged:
-    return ModelDamaged(
-        f"model {version} in {version.path}: {what}. `reindexer models verify {version}` checks it "
-        f"again; to replace it run `reindexer models remove {version}` and "
-        f"`reindexer models register {version.base}`"
-    )
-
-
-def _digest(path: Path) -> ModelFile:
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        return ModelFile(sha256=sha256, size_bytes=stream.tell())
+    return replace(version, fingerprint=fingerprint(version))
 
 
 def _copy(source: Path, target: Path) -> ModelFile:

@@ -333,6 +333,32 @@ def test_a_module_that_is_not_ours_to_load_is_refused(
         registry.register(model)
 
 
+@pytest.mark.parametrize("shard", ["../model.safetensors", "pytorch_model.bin"])
+def test_a_shard_that_is_no_safetensors_file_of_the_model_is_refused(
+    registry: ModelRegistry, model: Path, shard: str
+) -> None:
+    (model / "model.safetensors").rename(model.parent / "model.safetensors")
+    write_json(model / "model.safetensors.index.json", {"weight_map": {"a": shard}})
+    with pytest.raises(ModelUnsafe, match="takes weights from"):
+        registry.register(model)
+
+
+def test_a_dense_module_sets_the_dimension_and_brings_no_function_of_its_own(
+    registry: ModelRegistry, model: Path
+) -> None:
+    modules = json.loads((model / "modules.json").read_bytes())
+    dense = {"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"}
+    write_json(model / "modules.json", [*modules, dense])
+    save_file({"linear.weight": np.ones((2, 4), np.float32)}, model / "weights.safetensors")
+    write_json(model / "3_Dense" / "config.json", {"in_features": 4, "out_features": 2})
+    (model / "weights.safetensors").rename(model / "3_Dense" / "model.safetensors")
+    assert registry.register(model).dim == 2
+    config = {"in_features": 4, "out_features": 2, "activation_function": "os.system"}
+    write_json(model / "3_Dense" / "config.json", config)
+    with pytest.raises(ModelUnsafe, match=r"os\.system"):
+        registry.register(model)
+
+
 def test_an_adapter_without_its_base_is_refused(registry: ModelRegistry, model: Path) -> None:
     write_json(model / "adapter_config.json", {})
     with pytest.raises(ModelUnsupported, match="merge it first"):
@@ -416,11 +442,12 @@ def test_a_model_made_for_dot_products_says_that_its_rows_are_normalised(
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"[1]"])
+@pytest.mark.parametrize("name", ["config.json", "modules.json"])
 def test_a_broken_configuration_is_named(
-    registry: ModelRegistry, model: Path, content: bytes
+    registry: ModelRegistry, model: Path, name: str, content: bytes
 ) -> None:
-    (model / "config.json").write_bytes(content)
-    with pytest.raises(ModelDamaged, match=r"config\.json"):
+    (model / name).write_bytes(content)
+    with pytest.raises(ModelDamaged, match=name):
         registry.register(model)
 
 
