@@ -76,7 +76,8 @@ class Encoder:
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
         self._budget_lock = threading.Lock()
         self._model.eval()
-        self.dtype: DtypeName = choose_dtype(
+        self.dtype: DtypeName = "fp32"  # while it is measured
+        self.dtype = choose_dtype(
             self._model,
             version.fingerprint,
             device=self._device,
