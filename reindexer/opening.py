@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
@@ -12,7 +13,9 @@ from search.lexical import warm as warm_lexical
 from search.recipe import AnalyzerRecipe
 from search.searcher import Searcher
 from search.serving import OpenGeneration
-from training.encoder import Encoder
+
+if TYPE_CHECKING:
+    from training.encoder import Encoder
 
 LEXICAL_PAGE = 2_000  # changes applied at a time
 
