@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 
 from reindexer.cutover import CutOver, cut_over, rollback
 from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.sync import sync_once
+from search import database as tables
 from search.errors import (
     CollectionDamaged,
     CollectionMissing,
@@ -237,6 +239,12 @@ def test_a_process_that_died_is_not_waited_for(
         directory.catalog.heartbeat(
             name, address="http://9", generation=two[0], prepared=None, problem=None
         )
+        with directory.database.write() as connection:  # its lease alone would keep it for long
+            connection.execute(
+                sa.update(tables.searchers)
+                .where(tables.searchers.c.name == name)
+                .values(seen_at=time.time() + 60)
+            )
         messages: list[str] = []
 
         def on_wait(message: str) -> None:

@@ -329,8 +329,9 @@ class Busy(Corpus):
 
     def get_many(self, doc_ids: Sequence[str]) -> Any:
         found = super().get_many(doc_ids)
-        self._changes_left = 3
-        self._change()
+        self._built.directory.put("d15", "edited between the corpus and the collection")
+        if self._replayed:
+            replay(self._built)
         return found
 
     def _change(self) -> None:
