@@ -20,7 +20,7 @@ from reindexer.service_address import ServiceAddress
 from reindexer.sync import repair_alias, sync_generation
 from reindexer.verify import Verification, verify_structure
 from search.app import create_app
-from search.errors import SearchError, WrongState
+from search.errors import LeaseLost, SearchError, WrongState
 from search.processes import process_name
 from search.serving import FOLLOW_S, SearcherManager
 from training.errors import TrainingError
@@ -95,7 +95,9 @@ class ReindexerService:
     def verify(self, generation: str) -> Mapping[str, Any]:
         for opened in self.manager.opened():
             if opened.name == generation:
-                with self.manager.acquire_named(generation):
+                with self.manager.acquire_named(generation) as held:
+                    if held is None:
+                        break  # closed meanwhile
                     watermark = self._data.catalog.get(generation).watermark
                     checks = verify_structure(self.corpus, opened, watermark=watermark)
                 return Verification(generation=generation, checks=tuple(checks)).to_json()
@@ -136,8 +138,7 @@ class ReindexerService:
             if self._lease is not None:
                 self._save_lexical()
             self._opener.close()
-            if self._lease is not None:
-                self._lease.release()
+            self._give_lease_back()
             self._socket.close()
 
     def _take_lease(self) -> Lease | None:
@@ -181,11 +182,19 @@ class ReindexerService:
                     self._save_lexical()
                     saved_at = time.monotonic()
                 self._problem = None
+            except LeaseLost as error:  # this process was asleep; it may take the lease again
+                log.warning("%s", error)
+                self._give_lease_back()
             except (SearchError, TrainingError, ReindexerError) as error:
                 if str(error) != self._problem:
                     log.warning("replay waits: %s", error)
                 self._problem = str(error)
                 self._stop.wait(RETRY_S)
+
+    def _give_lease_back(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def _step(self) -> bool:
         """Replay to the head; True when this process may save what it applied."""
