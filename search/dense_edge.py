@@ -124,7 +124,6 @@ class EdgeStore:
             shard = engine.EdgeShard.create(str(new / "shard"), _shard_config(spec))
             for path, schema in _payload_indexes(spec):
                 shard.update(engine.UpdateOperation.create_field_index(path, schema))
-            shard.flush()
             shard.close()
         write_spec(new, spec, finished=False)
         with contextlib.suppress(FileNotFoundError):

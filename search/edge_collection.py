@@ -288,8 +288,9 @@ def _any_of(test: FieldTest) -> engine.ConditionType:
     conditions: list[engine.ConditionType] = []
     if test.texts:
         conditions.append(engine.FieldCondition(test.path, match=engine.MatchAny(list(test.texts))))
-    conditions.extend(
-        engine.FieldCondition(test.path, match=engine.MatchValue(value)) for value in test.booleans
+    conditions.extend(  # Python's own True becomes the integer 1 on its way into the engine
+        engine.FieldCondition(test.path, match=engine.MatchValue(np.bool_(value)))  # type: ignore[arg-type]
+        for value in test.booleans
     )
     conditions.extend(
         engine.FieldCondition(

@@ -4,6 +4,7 @@ become hits of documents. Knows no engine.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 _RESERVED = re.compile(r'[%"\\]')  # a quoted key of a JSON path can hold neither " nor \
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in a JSON path
 _ESCAPED = re.compile(r"%(22|25|5C)")
-_FIRST_ROUNDED = 2.0**53  # engines compare numbers as float64; from here on integers get rounded
+_FIRST_ROUNDED = 2.0**53  # from here on float64, in which engines compare, rounds integers
 _MAX_TIES = 1_000  # documents looked at beyond k because they are exactly as near as the k-th
 
 
@@ -154,7 +155,10 @@ def field_test(condition: Condition) -> FieldTest:
         booleans=tuple(
             dict.fromkeys(value for value in condition.any_of if isinstance(value, bool))
         ),
-        ranges=tuple(NumberRange(gte=number, lte=number) for number in numbers),
+        ranges=tuple(
+            NumberRange(gte=_rounded(number, -math.inf), lte=_rounded(number, math.inf))
+            for number in numbers
+        ),
     )
 
 
@@ -169,16 +173,25 @@ def _is_number(value: Scalar) -> bool:
 
 
 def _widened(condition: Condition) -> NumberRange:
-    bounds = {"gt": condition.gt, "gte": condition.gte, "lt": condition.lt, "lte": condition.lte}
-    wide: dict[str, float] = {}
-    for name, bound in bounds.items():
-        if bound is not None:
-            # A larger integer may round to the bound itself.
-            rounded = abs(bound) >= _FIRST_ROUNDED
-            wide[name[:2] + "e" if rounded and len(name) == 2 else name] = float(bound)
-    if not wide:
-        wide["gte"] = -sys.float_info.max  # no bound at all: any number
-    return NumberRange(**wide)
+    gt, gte, lt, lte = condition.gt, condition.gte, condition.lt, condition.lte
+    if gt is not None and abs(gt) >= _FIRST_ROUNDED:
+        gte, gt = (gt if gte is None else max(gt, gte)), None
+    if lt is not None and abs(lt) >= _FIRST_ROUNDED:
+        lte, lt = (lt if lte is None else min(lt, lte)), None
+    if gt is None and gte is None and lt is None and lte is None:
+        gte = -sys.float_info.max  # no bound at all: any number
+    return NumberRange(
+        gt=gt,
+        gte=None if gte is None else _rounded(gte, -math.inf),
+        lt=lt,
+        lte=None if lte is None else _rounded(lte, math.inf),
+    )
+
+
+def _rounded(number: float, towards: float) -> float:
+    """The number, or from 2^53 on its neighbour: no integer that rounds to it is left outside,
+    whether the engine compares integers as they are or as float64."""
+    return math.nextafter(number, towards) if abs(number) >= _FIRST_ROUNDED else number
 
 
 # -- from passages to documents --------------------------------------------------------------------
