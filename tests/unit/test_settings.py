@@ -64,7 +64,7 @@ def test_the_file_in_the_working_directory_is_read_unasked(folder: Path) -> None
 
 @pytest.mark.usefixtures("folder")
 def test_an_empty_environment_variable_counts_as_unset() -> None:
-    assert read_settings({}, environment={"REINDEXER_BUILD_WINDOW": ""}).window == 4096
+    assert read_settings({}, environment={"REINDEXER_BUILD_WINDOW": ""}) == Settings()
 
 
 @pytest.mark.usefixtures("folder")
