@@ -58,7 +58,7 @@ def plan(
         print_json(made.to_json())
         return
     show_plan(made)
-    if not invocation.quiet and made.strategy != "none":
+    if not invocation.quiet and (made.strategy != "none" or made.takes_up):
         say()
         next_steps(f"reindexer upgrade {model}" + (f" --eval {eval_dir}" if eval_dir else ""))
 

@@ -78,7 +78,7 @@ def upgrade(
         with invocation.open() as data:
             made = make_plan(data, model, evaluation, quiet=invocation.quiet)
         show_plan(made)
-        if made.strategy == "none":
+        if made.strategy == "none" and made.takes_up is None:
             return
         say()
         if not confirm("Go ahead?"):

@@ -59,7 +59,7 @@ class Plan:
     device: str
     dtype: str
     sample_documents: int
-    takes_up: str | None  # the unfinished or ready generation that the upgrade goes on with
+    takes_up: str | None  # the unfinished, ready or standby generation that it goes on with
     documents_left: int
     warnings: tuple[str, ...]
 
@@ -95,7 +95,8 @@ def plan_upgrade(
         live = data.catalog.live()
         documents = data.corpus.count()
         there = _there_already(data, recipe)
-        is_done = live is not None and same_recipe(live.recipe, recipe)
+        is_live = live is not None and same_recipe(live.recipe, recipe)
+        is_done = is_live or (there is not None and there.state == "standby")
         left = 0 if is_done else data.corpus.lag(there.watermark) if there else documents
         on_step(f"loading {model}")
         encoder = _load(data, registry, version)
@@ -121,7 +122,7 @@ def plan_upgrade(
             device=encoder.device,
             dtype=encoder.dtype,
             sample_documents=measured.documents,
-            takes_up=there.name if there is not None and not is_done else None,
+            takes_up=there.name if there is not None and not is_live else None,
             documents_left=left,
             warnings=(),
         )
@@ -176,10 +177,9 @@ def _load(data: DataDirectory, registry: ModelRegistry, version: ModelVersion) -
 
 def _there_already(data: DataDirectory, recipe: Recipe) -> Generation | None:
     """The generation that `upgrade` would go on with."""
-    for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
-        if same_recipe(generation.recipe, recipe):
-            return generation
-    return None
+    standby = data.catalog.standby()
+    found = data.catalog.all(UNFINISHED | {"ready"}) + ([standby] if standby is not None else [])
+    return next((item for item in reversed(found) if same_recipe(item.recipe, recipe)), None)
 
 
 def _sample(data: DataDirectory) -> list[Document]:
@@ -282,7 +282,9 @@ def _with_warnings(
 def describe(plan: Plan) -> Mapping[str, str]:
     """The steps of the upgrade in words, by name."""
     if plan.strategy == "none":
-        return {"nothing to do": f"{plan.live_generation} was made with {plan.model} already"}
+        if plan.takes_up is None:
+            return {"nothing to do": f"{plan.live_generation} was made with {plan.model} already"}
+        return {"cut over": f"to the standby {plan.takes_up}, which was made with {plan.model}"}
     work = "all" if plan.documents_left == plan.documents else f"{plan.documents_left:,} of"
     steps = {
         "build": f"encode {work} {plan.documents:,} documents"

@@ -420,7 +420,7 @@ def test_ctrl_c_pauses_and_resume_goes_on(installed: Installation, folder: Path)
     process = installed.process("build", str(folder / "beta"))
     with installed.open() as data:
         deadline = time.monotonic() + 60
-        while data.journal.holder(BUILD_LEASE) is None:
+        while not data.journal.builds({"running"}):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -466,6 +466,8 @@ def test_a_person_may_overrule_the_gate_and_go_back(installed: Installation) -> 
     assert installed.json("search", "river")["generation"] == "docs@2"
     back = installed.json("rollback")
     assert (back["live_after"], back["standby"]) == ("docs@1", "docs@2")
+    plan = installed.json("plan", "beta")
+    assert (plan["strategy"], plan["takes_up"], plan["disk_bytes"]) == ("none", "docs@2", 0)
 
 
 def test_models_that_a_generation_needs_are_not_removed(installed: Installation) -> None:
