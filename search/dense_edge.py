@@ -34,6 +34,8 @@ from search.errors import CollectionDamaged, StoreError
 from search.owner_lock import OwnerLock
 from search.payload import DOC_ID, SEQ, check_fingerprint, check_same_spec, field_path
 
+OWNER_WAIT_S = 5.0  # for another process to close a collection that is created or dropped
+
 _NEW, _TRASH, _LOCK = ".new-", ".trash-", ".lock-"
 
 
@@ -49,7 +51,7 @@ class EdgeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def create(self, name: str, spec: CollectionSpec) -> EdgeCollection:
-        owner = self._lock(name, wait_s=5.0)
+        owner = self._lock(name, wait_s=OWNER_WAIT_S)
         try:
             folder = self._root / name
             if is_empty(folder):
@@ -84,7 +86,7 @@ class EdgeStore:
         folder = self._root / valid_name(name)
         if not folder.exists():
             return
-        owner = self._lock(name, wait_s=5.0)
+        owner = self._lock(name, wait_s=OWNER_WAIT_S)
         try:
             trash = self._root / f"{_TRASH}{name}-{secrets.token_hex(4)}"
             with contextlib.suppress(FileNotFoundError):  # dropped by somebody else meanwhile
