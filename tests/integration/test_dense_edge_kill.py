@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -155,18 +155,25 @@ def test_one_process_cannot_open_a_collection_twice(store: EdgeStore) -> None:
     again.close()
 
 
-def test_who_waited_for_a_dropped_collection_owns_its_name(tmp_path: Path) -> None:
+def test_a_lock_file_that_a_drop_takes_away_meanwhile_is_not_owned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / ".lock-docs-1"
-    first = OwnerLock(path, "docs-1", wait_s=0.0)
-    second: list[OwnerLock] = []
-    waiting = threading.Thread(target=lambda: second.append(OwnerLock(path, "docs-1", wait_s=5.0)))
-    waiting.start()
-    time.sleep(0.1)
-    first.release(remove=True)  # as drop does: the file that the second waits for goes away
-    waiting.join()
+    locks = 0
+
+    def flock_after_a_drop(descriptor: int, operation: int) -> None:
+        nonlocal locks
+        locks += 1
+        if locks == 1:
+            path.unlink()
+        flock(descriptor, operation)
+
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock_after_a_drop)
+    owner = OwnerLock(path, "docs-1", wait_s=0.0)
     with pytest.raises(StoreLocked):
         OwnerLock(path, "docs-1", wait_s=0.0)
-    second[0].release()
+    owner.release()
 
 
 def test_a_failed_open_gives_the_lock_back(store: EdgeStore, tmp_path: Path) -> None:
