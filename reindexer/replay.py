@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from training.encoder import Encoder, TokenizedTexts
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
+FIRST_PAGE = 32  # changes; their size says how many more fit
 UPSERT_POINTS = 1_024
 
 
@@ -158,7 +159,7 @@ class Replay:
     def _read(self, after: int, until: int) -> list[Change]:
         changes: list[Change] = []
         n_bytes = 0
-        limit = 256
+        limit = FIRST_PAGE
         while len(changes) < self._unit_docs and n_bytes < UNIT_BYTES:
             page = self._corpus.changes(
                 after, min(limit, self._unit_docs - len(changes)), until=until
@@ -169,7 +170,7 @@ class Replay:
             changes.extend(page)
             page_bytes = sum(len(c.document.text) for c in page if c.document is not None)
             n_bytes += page_bytes
-            limit = max(1, min(256, UNIT_BYTES * len(page) // max(1, page_bytes)))
+            limit = max(1, (UNIT_BYTES - n_bytes) * len(page) // max(1, page_bytes))
         return changes
 
     def _prepare(self, changes: Sequence[Change], *, fresh: bool) -> _Unit:
