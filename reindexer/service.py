@@ -45,7 +45,8 @@ class ReindexerService:
         self.corpus = data.corpus
         self.token = secrets.token_urlsafe(32)
         self._socket = _listen(host, port)
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
         self._opener = Opener(data, writable=True)
         self.manager = SearcherManager(

@@ -165,6 +165,7 @@ def _build(
         "model": json.loads(generation["recipe"])["model"],
         "state": state,
         "step": generation["state"],
+        "wanted": build["wanted"],
         "docs_done": build["docs_done"],
         "docs_total": build["docs_total"],
         "docs_per_s": round(rate, 1),

@@ -168,7 +168,8 @@ class SearcherManager:
                 continue
             error = future.exception()
             if error is not None:
-                log.warning("generation %s could not be opened: %s", name, error)
+                if self._problems.get(name) != str(error):
+                    log.warning("generation %s could not be opened: %s", name, error)
                 self._problems[name] = str(error)
                 self._retry_at[name] = time.monotonic() + RETRY_S
                 continue
