@@ -188,22 +188,28 @@ class EdgeCollection:
         with self._writing:
             if self._closed:
                 return
+            self._closed = True  # first, so that a search on its way knows what happened to it
             try:
-                with self._engine("close"):
+                with engine_errors(f"cannot close collection {self.name!r}", StoreError):
                     self._shard.flush()
                     self._shard.close()
             finally:
-                self._closed = True
                 self._owner.release()
 
     # -- parts ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _engine(self, doing: str) -> Iterator[None]:
+        closed = StoreError(f"collection {self.name!r} has been closed; open it again")
         if self._closed:
-            raise StoreError(f"collection {self.name!r} has been closed; open it again")
-        with engine_errors(f"cannot {doing} collection {self.name!r}", StoreError):
-            yield
+            raise closed
+        try:
+            with engine_errors(f"cannot {doing} collection {self.name!r}", StoreError):
+                yield
+        except StoreError as error:
+            if self._closed:
+                raise closed from error
+            raise
 
     def _stored_max_seq(self) -> int:
         request = engine.ScrollRequest(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -281,6 +282,29 @@ def test_a_closed_collection_says_so(store: EdgeStore) -> None:
         collection.count()
     with pytest.raises(StoreError, match="has been closed"):
         collection.upsert([a_point("a")], np.ones((1, DIM), dtype=np.float32))
+
+
+def test_closing_ends_the_searches_of_other_threads_in_order(store: EdgeStore) -> None:
+    collection = store.create("docs-1", SPEC)
+    collection.upsert([a_point("a")], np.ones((1, DIM), dtype=np.float32))
+    ends: list[BaseException] = []
+
+    def search() -> None:
+        try:
+            while True:
+                collection.search(np.ones(DIM, dtype=np.float32), 1)
+        except BaseException as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    collection.close()
+    for thread in threads:
+        thread.join()
+    assert [type(end) for end in ends] == [StoreError] * 3
+    assert all("has been closed" in str(end) for end in ends)
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".hidden", "a/b", "a\x00b", "x" * 200])
