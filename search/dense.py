@@ -75,7 +75,8 @@ class DenseHit(NamedTuple):
 class DenseCollection(Protocol):
     """One open physical collection. Calls may come from several threads.
 
-    Every method raises a subclass of `search.errors.StoreError` when the store fails.
+    Every method raises a subclass of `search.errors.StoreError` when the store fails; vectors of
+    another dimension are a SpaceMismatch, a k below 1 or a query that is not finite InvalidQuery.
     """
 
     @property
@@ -106,6 +107,8 @@ class DenseCollection(Protocol):
     ) -> list[DenseHit]:
         """The k nearest documents, each by its best passage, best first, ties by doc_id.
 
+        where: means what `Condition.matches` means, whatever the engine makes of numbers. A field
+        that is not in `spec.filter_fields` works too, without an index: slower, not less right.
         exact: compare with every vector instead of walking the HNSW graph.
         """
         ...
@@ -162,7 +165,8 @@ class DenseStore(Protocol):
         ...
 
     def drop(self, name: str) -> None:
-        """Delete a collection and what belongs to it. Does nothing when it is not there."""
+        """Delete a collection and what belongs to it. Does nothing when it is not there. Raises
+        StoreError when an alias points at it, StoreLocked when it is open elsewhere."""
         ...
 
     def alias(self) -> str | None:
