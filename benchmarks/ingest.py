@@ -20,6 +20,8 @@ from pathlib import Path
 
 import orjson
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
+
 from reindexer.ingest import ingest
 from reindexer.sources import open_source
 from search.corpus import Corpus

@@ -15,6 +15,8 @@ from search.errors import DatabaseError, DatabaseTooNew, DatabaseUnavailable
 
 SCHEMA_REVISION = "0001"
 LOCK_WAIT_S = 60.0
+WRITE_CACHE_KIB = 65_536  # SQLite's own cache; a transaction that outgrows it is written twice
+READ_CACHE_KIB = 4_096
 _MIGRATION_LOCK = 727_413_001  # PostgreSQL advisory lock; any number that nobody else uses
 
 metadata = sa.MetaData()
@@ -319,7 +321,6 @@ def _sqlite_engine(url: str) -> sa.Engine:
             "journal_mode = WAL",
             "synchronous = FULL",  # an acknowledged write survives a power cut
             "foreign_keys = ON",
-            "cache_size = -65536",  # KiB
             "temp_store = FILE",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
@@ -327,6 +328,9 @@ def _sqlite_engine(url: str) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         immediate = connection.get_execution_options().get("reindexer_immediate")
+        # Reading through a corpus must not fill the memory with it: the system caches the file.
+        kib = WRITE_CACHE_KIB if immediate else READ_CACHE_KIB
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{kib}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
