@@ -29,10 +29,17 @@ from search.collection_file import (
     write_spec,
 )
 from search.dense import CollectionSpec
-from search.edge_collection import INDEX_FROM_KB, EdgeCollection, engine_errors
+from search.edge_collection import EdgeCollection, engine_errors
 from search.errors import CollectionDamaged, StoreError
 from search.owner_lock import OwnerLock
-from search.payload import DOC_ID, SEQ, check_fingerprint, check_same_spec, field_path
+from search.payload import (
+    DOC_ID,
+    INDEX_FROM_KB,
+    SEQ,
+    check_fingerprint,
+    check_same_spec,
+    field_path,
+)
 
 OWNER_WAIT_S = 5.0  # for another process to close a collection that is created or dropped
 

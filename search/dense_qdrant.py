@@ -13,9 +13,16 @@ from qdrant_client import QdrantClient, models
 
 from search.dense import CollectionSpec, FieldType
 from search.errors import CollectionDamaged, CollectionMissing, StoreError
-from search.payload import DOC_ID, SEQ, check_fingerprint, check_same_spec, field_path
+from search.payload import (
+    DOC_ID,
+    INDEX_FROM_KB,
+    SEQ,
+    check_fingerprint,
+    check_same_spec,
+    field_path,
+)
 from search.qdrant_calls import QdrantCalls
-from search.qdrant_collection import INDEX_FROM_KB, QdrantCollection
+from search.qdrant_collection import QdrantCollection
 
 SPEC = "reindexer"  # key of the spec in the collection's metadata
 MIN_SERVER = (1, 16)  # collection metadata, conditional upserts, ACORN

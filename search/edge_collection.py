@@ -17,9 +17,13 @@ from search.documents import Filter
 from search.errors import SearchError, StoreError, StoreLocked
 from search.owner_lock import OwnerLock
 from search.payload import (
+    ACORN_BELOW,
     DOC_ID,
     HIT_FIELDS,
+    HNSW_EF,
+    INDEX_FROM_KB,
     METADATA,
+    OVERSAMPLING,
     SEQ,
     FieldTest,
     Nearest,
@@ -34,11 +38,8 @@ from search.payload import (
     validate_query,
 )
 
-INDEX_FROM_KB = 10_000  # vectors of a segment; below it comparing with all of them takes about 1 ms
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
-OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
-ACORN_BELOW = 0.6  # share of the points that pass the filter; below it HNSW looks two links far
 
 
 class EdgeCollection:
@@ -247,6 +248,7 @@ class EdgeCollection:
     def _search_params(self, *, exact: bool, filtered: bool) -> engine.SearchParams:
         return engine.SearchParams(
             exact=exact,
+            hnsw_ef=HNSW_EF,
             acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
             if filtered
             else None,

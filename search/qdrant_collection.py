@@ -13,9 +13,13 @@ from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Poi
 from search.documents import Filter
 from search.errors import StoreError, StoreUnavailable
 from search.payload import (
+    ACORN_BELOW,
     DOC_ID,
     HIT_FIELDS,
+    HNSW_EF,
+    INDEX_FROM_KB,
     METADATA,
+    OVERSAMPLING,
     SEQ,
     FieldTest,
     Nearest,
@@ -31,12 +35,9 @@ from search.payload import (
 )
 from search.qdrant_calls import QdrantCalls
 
-INDEX_FROM_KB = 10_000  # vectors of a segment; below it comparing with all of them is fast enough
 WRITE_BYTES = 2_000_000  # vectors a request carries, about
 POINTS_A_WRITE = 256
 DOC_IDS_A_REQUEST = 256
-OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
-ACORN_BELOW = 0.6  # share of the points that pass the filter; below it HNSW looks two links far
 READY_LOOKS = 3  # times in a row the optimizers must look idle: they start a moment after a change
 
 
@@ -257,6 +258,7 @@ class QdrantCollection:
     def _search_params(self, *, exact: bool, filtered: bool) -> models.SearchParams:
         return models.SearchParams(
             exact=exact,
+            hnsw_ef=HNSW_EF,
             acorn=models.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
             if filtered
             else None,
