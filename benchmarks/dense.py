@@ -76,7 +76,9 @@ def main(n: int) -> None:
             shard.update(
                 engine.UpdateOperation.upsert_points(
                     [
-                        engine.Point(points[i].id, vectors[i], to_payload(points[i]))
+                        engine.Point(
+                            points[i].id, vectors[i], to_payload(points[i], spec.filter_fields)
+                        )
                         for i in range(start, min(start + 500, tenth))
                     ]
                 )

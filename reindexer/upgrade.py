@@ -19,8 +19,8 @@ from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
 from reindexer.journal import BUILD_LEASE, Build, Lease
-from search.dense import FieldType
-from search.documents import Change, Value
+from search.dense import FieldType, field_types
+from search.documents import Change
 from search.errors import GenerationNotFound, WrongState
 from search.generations import UNFINISHED, Generation
 from search.recipe import AnalyzerRecipe, Recipe
@@ -229,17 +229,9 @@ def filter_fields(changes: list[Change]) -> dict[str, FieldType]:
     kinds: dict[str, set[FieldType]] = {}
     for change in changes:
         for name, value in (change.document.metadata if change.document else {}).items():
-            kinds.setdefault(name, set()).update(_kinds(value))
+            kinds.setdefault(name, set()).update(field_types(value))
     uniform = {name: next(iter(found)) for name, found in sorted(kinds.items()) if len(found) == 1}
     return dict(list(uniform.items())[:MAX_FILTER_FIELDS])
-
-
-def _kinds(value: Value) -> set[FieldType]:
-    items = value if isinstance(value, tuple) else (value,)
-    return {
-        "boolean" if isinstance(item, bool) else "keyword" if isinstance(item, str) else "number"
-        for item in items
-    }
 
 
 def same_recipe(one: Recipe, other: Recipe) -> bool:

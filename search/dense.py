@@ -21,6 +21,15 @@ FloatVector = NDArray[np.float32]  # (dim,)
 FieldType = Literal["keyword", "number", "boolean"]
 
 
+def field_types(value: Value) -> set[FieldType]:
+    """What kinds of payload index a metadata value needs; none for an empty list."""
+    items = value if isinstance(value, tuple) else (value,)
+    return {
+        "boolean" if isinstance(item, bool) else "keyword" if isinstance(item, str) else "number"
+        for item in items
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectionSpec:
     """What a collection is made for; stored inside the collection and compared on every open."""

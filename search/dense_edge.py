@@ -35,6 +35,7 @@ from search.owner_lock import OwnerLock
 from search.payload import (
     DOC_ID,
     INDEX_FROM_KB,
+    ODD,
     SEQ,
     check_fingerprint,
     check_same_spec,
@@ -173,6 +174,7 @@ def _payload_indexes(spec: CollectionSpec) -> Iterator[tuple[str, engine.Payload
     """enable_hnsw adds links among the points of each value, which only a filter can use."""
     yield DOC_ID, engine.KeywordIndexParams(enable_hnsw=False)
     yield SEQ, engine.IntegerIndexParams(lookup=False, range=True, enable_hnsw=False)
+    yield ODD, engine.KeywordIndexParams(enable_hnsw=False)
     for field, kind in spec.filter_fields.items():
         match kind:
             case "keyword":

@@ -16,6 +16,7 @@ from search.errors import CollectionDamaged, CollectionMissing, StoreError
 from search.payload import (
     DOC_ID,
     INDEX_FROM_KB,
+    ODD,
     SEQ,
     check_fingerprint,
     check_same_spec,
@@ -231,4 +232,5 @@ def _payload_indexes(spec: CollectionSpec) -> dict[str, Any]:
         SEQ: models.IntegerIndexParams(
             type=models.IntegerIndexType.INTEGER, lookup=False, range=True, enable_hnsw=False
         ),
+        ODD: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, enable_hnsw=False),
     } | {field_path(field): _INDEX_TYPES[kind] for field, kind in spec.filter_fields.items()}

@@ -15,13 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Point
+from search.dense import (
+    CollectionSpec,
+    DenseHit,
+    FieldType,
+    FloatMatrix,
+    FloatVector,
+    Point,
+    field_types,
+)
 from search.documents import Condition, Filter, Scalar, Value
 from search.errors import CollectionDamaged, InvalidQuery, SpaceMismatch, StoreError
 
 DOC_ID = "doc_id"
 SEQ = "seq"
 METADATA = "metadata"  # an object of its own, so that no field of a document can collide with ours
+ODD = "odd"  # names of the metadata fields whose index is for another kind of value
 HIT_FIELDS = [DOC_ID, "number", "start", "end", SEQ]
 
 Payload = Mapping[str, Any] | None  # as an engine returns it
@@ -30,6 +39,7 @@ Payload = Mapping[str, Any] | None  # as an engine returns it
 INDEX_FROM_KB = 10_000  # vectors of a segment; below it comparing with all of them takes about 1 ms
 HNSW_EF = 192  # candidates a walk of the graph keeps; 0.98 of the exact top 10 where 128 finds 0.96
 ACORN_BELOW = 0.6  # share of the points that pass the filter; below it the walk looks two links far
+EXACT_UP_TO_KB = 75_000  # vectors that pass a filter: comparing with all takes 15 ms, that walk 25
 OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
 
 _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
@@ -37,10 +47,13 @@ _RESERVED = re.compile(r'[%"\\]')  # a quoted key of a JSON path can hold neithe
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in a JSON path
 _ESCAPED = re.compile(r"%(22|25|5C)")
 _FIRST_ROUNDED = 2.0**53  # from here on float64, in which engines compare, rounds integers
+SPARE_PASSAGES = 8  # asked for beyond k, and to see what comes after the k-th
+MAX_OVERSAMPLING = 8.0  # passages asked for, for each document wanted
 _MAX_TIES = 1_000  # documents looked at beyond k because they are exactly as near as the k-th
 
 
-def to_payload(point: Point) -> dict[str, Any]:
+def to_payload(point: Point, indexed: Mapping[str, FieldType]) -> dict[str, Any]:
+    """indexed: what kind of value the index of a metadata field is for."""
     payload: dict[str, Any] = {
         DOC_ID: point.doc_id,
         "number": point.number,
@@ -56,6 +69,13 @@ def to_payload(point: Point) -> dict[str, Any]:
             _RESERVED.sub(_escape, name): list(value) if isinstance(value, tuple) else value
             for name, value in point.metadata.items()
         }
+        odd = [
+            name
+            for name, value in point.metadata.items()
+            if name in indexed and field_types(value) - {indexed[name]}
+        ]
+        if odd:
+            payload[ODD] = odd
     return payload
 
 
@@ -140,23 +160,35 @@ class NumberRange:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldTest:
     """One condition in terms that every engine has: the field satisfies it when one of its items
-    is one of the texts or booleans or lies in one of the ranges."""
+    is one of the texts or booleans or lies in one of the ranges.
 
+    An engine without an index for a kind of value reads every payload. So what is asked of a field
+    in another kind than its index is for must be asked of the points that are ODD in it.
+    """
+
+    field: str
     path: str
+    indexed: FieldType | None = None  # the kind of value its index is for; None without an index
     texts: tuple[str, ...] = ()
     booleans: tuple[bool, ...] = ()
     ranges: tuple[NumberRange, ...] = ()
 
+    def is_odd(self, kind: FieldType) -> bool:
+        return self.indexed is not None and self.indexed != kind
 
-def field_test(condition: Condition) -> FieldTest:
+
+def field_test(condition: Condition, indexed: Mapping[str, FieldType]) -> FieldTest:
     """Lets through everything the condition does, and beyond it only what differs from it by the
     rounding of numbers from 2^53 on; `satisfies` settles those."""
-    path = field_path(condition.field)
+    field = condition.field
+    path, kind = field_path(field), indexed.get(field)
     if condition.is_range:
-        return FieldTest(path=path, ranges=(_widened(condition),))
+        return FieldTest(field=field, path=path, indexed=kind, ranges=(_widened(condition),))
     numbers = dict.fromkeys(float(value) for value in condition.any_of if _is_number(value))
     return FieldTest(
+        field=field,
         path=path,
+        indexed=kind,
         texts=tuple(value for value in condition.any_of if isinstance(value, str)),
         booleans=tuple(
             dict.fromkeys(value for value in condition.any_of if isinstance(value, bool))
@@ -215,33 +247,52 @@ class Nearest:
 Fetch = Callable[[int, Sequence[str], bool], Nearest]  # limit, doc_ids to leave out, exact
 
 
-def nearest_documents(fetch: Fetch, k: int, *, exact: bool) -> list[DenseHit]:
-    """The k nearest documents by their best passages.
+class NearestDocuments:
+    """From the nearest passages to the nearest documents, of one collection.
 
-    A document that was found is left out of the next request, so one with hundreds of passages
-    costs one request more and crowds nobody out. An approximate search that comes back short of k
-    is asked once more, exactly. Documents exactly as near as the k-th are all looked at (up to
-    1,000), so that doc_id decides which of them belong to the answer.
+    It learns from every search how many passages the documents near a query bring along, so that
+    one request is enough as a rule.
     """
-    best: dict[str, DenseHit] = {}
-    limit = k + max(8, k // 4)
-    while True:
-        answer = fetch(limit, tuple(best), exact)
-        for hit in answer.hits:
-            rival = best.setdefault(hit.doc_id, hit)
-            if rival is not hit and (-hit.score, hit.number) < (-rival.score, rival.number):
-                best[hit.doc_id] = hit
-        ranked = sorted(best.values(), key=_by_doc_id)  # two sorts on plain keys are quicker
-        ranked.sort(key=_by_score, reverse=True)
-        if answer.found < limit:
-            if exact or len(ranked) >= k:
+
+    def __init__(self) -> None:
+        self._passages_a_document = 1.25  # of the passages a request returned, on average
+
+    def search(self, fetch: Fetch, k: int, *, exact: bool) -> list[DenseHit]:
+        """The k nearest documents by their best passages.
+
+        A document that was found is left out of the next request, so one with hundreds of passages
+        costs one request more and crowds nobody out. An approximate search that comes back short of
+        k is asked once more, exactly. Documents exactly as near as the k-th are all looked at (up
+        to 1,000), so that doc_id decides which of them belong to the answer.
+        """
+        best: dict[str, DenseHit] = {}
+        limit = int(k * self._passages_a_document) + SPARE_PASSAGES
+        is_first = True
+        while True:
+            answer = fetch(limit, tuple(best), exact)
+            for hit in answer.hits:
+                rival = best.setdefault(hit.doc_id, hit)
+                if rival is not hit and (-hit.score, hit.number) < (-rival.score, rival.number):
+                    best[hit.doc_id] = hit
+            if is_first and best:
+                self._learn(len(answer.hits) / len(best))
+                is_first = False
+            ranked = sorted(best.values(), key=_by_doc_id)  # two sorts on plain keys are quicker
+            ranked.sort(key=_by_score, reverse=True)
+            if answer.found < limit:
+                if exact or len(ranked) >= k:
+                    return ranked[:k]
+                exact = True
+            elif len(ranked) >= k and (
+                answer.lowest < ranked[k - 1].score or len(ranked) >= k + _MAX_TIES
+            ):
                 return ranked[:k]
-            exact = True
-        elif len(ranked) >= k and (
-            answer.lowest < ranked[k - 1].score or len(ranked) >= k + _MAX_TIES
-        ):
-            return ranked[:k]
-        limit *= 2
+            limit *= 2
+
+    def _learn(self, passages_a_document: float) -> None:
+        # Threads may overwrite each other's lesson: it is a guess, and the next search mends it.
+        found = min(passages_a_document, MAX_OVERSAMPLING)
+        self._passages_a_document += (found - self._passages_a_document) / 8
 
 
 _by_doc_id = attrgetter("doc_id")

@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Point
+from search.dense import CollectionSpec, DenseHit, FieldType, FloatMatrix, FloatVector, Point
 from search.documents import Filter
 from search.errors import StoreError, StoreUnavailable
 from search.payload import (
     ACORN_BELOW,
     DOC_ID,
+    EXACT_UP_TO_KB,
     HIT_FIELDS,
     HNSW_EF,
     INDEX_FROM_KB,
     METADATA,
+    ODD,
     OVERSAMPLING,
     SEQ,
     FieldTest,
     Nearest,
+    NearestDocuments,
     field_test,
-    nearest_documents,
     newest,
     satisfies,
     to_hit,
@@ -57,6 +59,8 @@ class QdrantCollection:
         self._name = name
         self._physical = physical
         self._spec = spec
+        self._indexed = spec.filter_fields
+        self._nearest = NearestDocuments()
         self._calls = calls
         self._poll_s = poll_s
         self._stall_s = stall_s
@@ -80,7 +84,9 @@ class QdrantCollection:
                 collection_name=self._physical,
                 points=[
                     models.PointStruct(
-                        id=point_id, vector=vectors[row].tolist(), payload=to_payload(points[row])
+                        id=point_id,
+                        vector=vectors[row].tolist(),
+                        payload=to_payload(points[row], self._indexed),
                     )
                     for point_id, row in part
                 ],
@@ -127,7 +133,8 @@ class QdrantCollection:
     ) -> list[DenseHit]:
         validate_query(vector, k, self._spec, self._name)
         query = vector.tolist()
-        must = [_any_of(field_test(condition)) for condition in where]
+        must = [_any_of(field_test(condition, self._indexed)) for condition in where]
+        exact = exact or (bool(must) and self._are_few(must))
         fields = [*HIT_FIELDS, METADATA] if where else HIT_FIELDS
 
         def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
@@ -150,7 +157,7 @@ class QdrantCollection:
                 lowest=scored[-1].score if scored else 0.0,
             )
 
-        return nearest_documents(fetch, k, exact=exact)
+        return self._nearest.search(fetch, k, exact=exact)
 
     def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
         for page in self._pages(batch, None, vector=True):
@@ -255,6 +262,16 @@ class QdrantCollection:
         rows = [record.vector for record in records]
         return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
 
+    def _are_few(self, must: list[models.Condition]) -> bool:
+        """By the server's estimate."""
+        passing = self._calls.run(
+            "count",
+            collection_name=self._physical,
+            count_filter=models.Filter(must=must),
+            exact=False,
+        ).count
+        return int(passing) * self._spec.dim * 4 <= EXACT_UP_TO_KB * 1024
+
     def _search_params(self, *, exact: bool, filtered: bool) -> models.SearchParams:
         return models.SearchParams(
             exact=exact,
@@ -304,19 +321,17 @@ def _filter(must: list[models.Condition], leave_out: Sequence[str]) -> models.Fi
 
 def _any_of(test: FieldTest) -> models.Condition:
     conditions: list[models.Condition] = []
+
+    def add(kind: FieldType, condition: models.FieldCondition) -> None:
+        odd = models.FieldCondition(key=ODD, match=models.MatchValue(value=test.field))
+        conditions.append(models.Filter(must=[odd, condition]) if test.is_odd(kind) else condition)
+
     if test.texts:
-        conditions.append(
-            models.FieldCondition(key=test.path, match=models.MatchAny(any=list(test.texts)))
-        )
-    conditions.extend(
-        models.FieldCondition(key=test.path, match=models.MatchValue(value=value))
-        for value in test.booleans
-    )
-    conditions.extend(
-        models.FieldCondition(
-            key=test.path,
-            range=models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte),
-        )
-        for bounds in test.ranges
-    )
+        texts = models.MatchAny(any=list(test.texts))
+        add("keyword", models.FieldCondition(key=test.path, match=texts))
+    for value in test.booleans:
+        add("boolean", models.FieldCondition(key=test.path, match=models.MatchValue(value=value)))
+    for bounds in test.ranges:
+        numbers = models.Range(gt=bounds.gt, gte=bounds.gte, lt=bounds.lt, lte=bounds.lte)
+        add("number", models.FieldCondition(key=test.path, range=numbers))
     return conditions[0] if len(conditions) == 1 else models.Filter(should=conditions)

@@ -514,3 +514,21 @@ def test_a_filter_is_met_by_the_nearest_that_satisfy_it(collection: DenseCollect
         "d13",
         "d14",
     ]
+
+
+def test_a_value_of_another_kind_than_its_index_is_for_is_found(store: DenseStore) -> None:
+    spec = replace(SPEC, filter_fields={"year": "number"})
+    collection = store.create("docs-6", spec)
+    metadata = ({"year": 2003}, {"year": "2003"}, {"year": True}, {"year": ["x", 2003]}, {})
+    points = [a_point(f"d{i}", **value) for i, value in enumerate(metadata)]
+    collection.upsert(points, some_vectors(len(points)))
+
+    def found(*any_of: Scalar) -> list[str]:
+        where = (Condition(field="year", any_of=any_of),)
+        return sorted(hit.doc_id for hit in collection.search(unit([1.0])[0], 9, where))
+
+    assert found(2003) == ["d0", "d3"]
+    assert found("2003") == ["d1"]
+    assert found(True) == ["d2"]
+    assert found("2003", 2003, "x") == ["d0", "d1", "d3"]
+    collection.close()
