@@ -6,7 +6,8 @@ TrainingError
 ├── ModelUnsafe            pickled weights, or code of its own without permission
 ├── ModelUnsupported       modules, settings or an architecture that cannot be encoded with here
 ├── EncodingFailed         a text could not be encoded; carries its position where there is one
-└── JudgmentsInvalid       queries or qrels that cannot be used
+├── JudgmentsInvalid       queries or qrels that cannot be used
+└── PairsInvalid           training pairs that cannot be read, or do not fit the loss
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class EncodingFailed(TrainingError):
 
 class JudgmentsInvalid(TrainingError):
     """Queries or relevance judgments that cannot be used."""
+
+
+class PairsInvalid(TrainingError):
+    """Training pairs that cannot be read, or do not fit the loss."""
