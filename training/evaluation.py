@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import ModelUnsupported
 from training.judgments import JudgedDocument, read_documents, read_judgments
-from training.metrics import DEPTH, Scores, score
+from training.metrics import DEPTH, METRICS, Difference, Qrels, Scores, paired_bootstrap, score
 
 DOCUMENTS_PER_BLOCK = 4_096
 QUERIES_PER_BLOCK = 1_024
 
 Matrix = NDArray[np.float32]  # (n, dim), rows of length 1
+ScoredRun = Mapping[str, Sequence[tuple[str, float]]]  # doc_id and cosine, best first, by query id
 
 
 class TextEncoder(Protocol):
@@ -27,21 +30,68 @@ class TextEncoder(Protocol):
     def encode_documents(self, texts: Sequence[str], /) -> Matrix: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evaluation:
+    """What an encoder did on judged queries with vectors of one length."""
+
+    dim: int
+    scores: Scores
+    run: ScoredRun
+
+
+def evaluate_dims(
+    encoder: TextEncoder,
+    folder: Path,
+    split: str,
+    dims: Sequence[int] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[int, Evaluation]:
+    """Exact dense search over a BEIR folder with the first d columns, for every d in dims.
+
+    Queries and documents are encoded once. The encoder's own dimension is always there and comes
+    first, the others follow from long to short. A document is encoded as one text, title first, up
+    to the model's own maximum length. on_progress gets the number of documents done so far. Memory
+    does not grow with the corpus beyond one block. Raises JudgmentsInvalid, ModelUnsupported when
+    the rows are shorter than a dimension, and what the encoder raises.
+    """
+    judgments = read_judgments(folder, split)
+    runs = scored_runs(
+        encoder, judgments.queries, read_documents(folder), dims=dims or (), on_progress=on_progress
+    )
+    return {dim: evaluation(dim, run, judgments.qrels) for dim, run in runs.items()}
+
+
+def evaluation(dim: int, run: ScoredRun, qrels: Qrels) -> Evaluation:
+    """The metrics of a run, together with it."""
+    ranked = {query_id: [doc_id for doc_id, _ in hits] for query_id, hits in run.items()}
+    return Evaluation(dim=dim, scores=score(ranked, qrels), run=run)
+
+
 def evaluate_encoder(
     encoder: TextEncoder,
     folder: Path,
     split: str,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Metrics of exact dense search with this encoder over a BEIR folder.
+    """Metrics of exact dense search with this encoder over a BEIR folder, as evaluate_dims."""
+    full, *_ = evaluate_dims(encoder, folder, split, on_progress=on_progress).values()
+    return full.scores
 
-    A document is encoded as one text, title first, up to the model's own maximum length.
-    on_progress gets the number of documents done so far. Memory does not grow with the corpus
-    beyond one block. Raises JudgmentsInvalid, and what the encoder raises.
+
+def differences(candidate: Scores, baseline: Scores) -> dict[str, Difference]:
+    """Candidate minus baseline in every metric, each with its 95 % paired-bootstrap interval.
+
+    Raises ValueError when the two were not scored on the same queries.
     """
-    judgments = read_judgments(folder, split)
-    run = dense_run(encoder, judgments.queries, read_documents(folder), on_progress=on_progress)
-    return score(run, judgments.qrels)
+    if candidate.query_ids != baseline.query_ids:
+        raise ValueError(
+            f"found scores of {len(candidate.query_ids)} and {len(baseline.query_ids)} queries "
+            "that are not the same ones; score both on one split"
+        )
+    return {
+        name: paired_bootstrap(candidate.per_query[name], baseline.per_query[name])
+        for name in METRICS
+    }
 
 
 def dense_run(
@@ -56,17 +106,64 @@ def dense_run(
 
     queries: text by query id. Documents are read and encoded block by block.
     """
+    runs = scored_runs(encoder, queries, documents, k=k, on_progress=on_progress)
+    (run,) = runs.values()
+    return {query_id: [doc_id for doc_id, _ in hits] for query_id, hits in run.items()}
+
+
+def scored_runs(
+    encoder: TextEncoder,
+    queries: Mapping[str, str],
+    documents: Iterable[JudgedDocument],
+    *,
+    dims: Sequence[int] = (),
+    k: int = DEPTH,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[int, dict[str, list[tuple[str, float]]]]:
+    """The k nearest documents of every query, by dimension; otherwise as evaluate_dims.
+
+    Best first, ties by doc_id. Every dimension comes from one pass over the documents.
+    """
     query_vectors = encoder.encode_queries(list(queries.values()))
-    nearest = _Nearest(len(queries), k)
+    dims = _every_dim(query_vectors.shape[1], dims)
+    query_rows = {dim: truncate(query_vectors, dim) for dim in dims}
+    nearest = {dim: _Nearest(len(queries), k) for dim in dims}
     n_done = 0
     remaining = iter(documents)
     while block := list(itertools.islice(remaining, DOCUMENTS_PER_BLOCK)):
         vectors = encoder.encode_documents([document.full_text for document in block])
-        nearest.add(query_vectors, vectors, np.array([item.doc_id for item in block], dtype=object))
+        doc_ids = np.array([document.doc_id for document in block], dtype=object)
+        for dim in dims:
+            nearest[dim].add(query_rows[dim], truncate(vectors, dim), doc_ids)
         n_done += len(block)
         if on_progress is not None:
             on_progress(n_done)
-    return dict(zip(queries, nearest.rankings(), strict=True))
+    return {dim: dict(zip(queries, nearest[dim].rankings(), strict=True)) for dim in dims}
+
+
+def truncate(rows: Matrix, dim: int) -> Matrix:
+    """The first dim columns, brought back to length 1 (Kusupati et al. 2022, Matryoshka).
+
+    Without that, what is left of a long vector ranks by its length and not by its direction.
+    rows: (n, at least dim).
+    """
+    if dim == rows.shape[1]:
+        return rows
+    kept = rows[:, :dim]
+    lengths = np.linalg.norm(kept, axis=1, keepdims=True)
+    shortened: Matrix = kept / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return shortened
+
+
+def _every_dim(full: int, dims: Iterable[int]) -> list[int]:
+    """The full dimension, then the others from long to short, each once."""
+    impossible = sorted(dim for dim in dims if not 0 < dim <= full)
+    if impossible:
+        raise ModelUnsupported(
+            f"the model makes rows of {full} dimensions; {impossible[0]} cannot be kept of them, "
+            f"name 1 to {full}"
+        )
+    return sorted({full, *dims}, reverse=True)
 
 
 class _Nearest:
@@ -101,10 +198,10 @@ class _Nearest:
             names, columns, axis=1
         )
 
-    def rankings(self) -> list[list[str]]:
+    def rankings(self) -> list[list[tuple[str, float]]]:
         return [
-            [doc_id for _, doc_id in sorted(zip((-scores).tolist(), names, strict=True))]
-            for scores, names in zip(self._scores, self._doc_ids, strict=True)
+            [(doc_id, -below) for below, doc_id in sorted(zip((-row).tolist(), names, strict=True))]
+            for row, names in zip(self._scores, self._doc_ids, strict=True)
         ]
 
 
