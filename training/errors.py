@@ -7,7 +7,11 @@ TrainingError
 ├── ModelUnsupported       modules, settings or an architecture that cannot be encoded with here
 ├── EncodingFailed         a text could not be encoded; carries its position where there is one
 ├── JudgmentsInvalid       queries or qrels that cannot be used
-└── PairsInvalid           training pairs that cannot be read, or do not fit the loss
+├── PairsInvalid           training pairs that cannot be read, or do not fit the loss
+├── EndpointRefused        a language model's endpoint refuses whatever is asked: key, name, address
+├── EndpointUnavailable    it cannot be reached, or is overloaded for longer than we wait
+├── RequestFailed          it could not answer this one request; others may do better
+└── TransferFailed         a version could not be pushed or pulled
 """
 
 from __future__ import annotations
@@ -48,3 +52,19 @@ class JudgmentsInvalid(TrainingError):
 
 class PairsInvalid(TrainingError):
     """Training pairs that cannot be read, or do not fit the loss."""
+
+
+class EndpointRefused(TrainingError):
+    """An endpoint refuses whatever is asked of it: the key, the model's name or the address."""
+
+
+class EndpointUnavailable(TrainingError):
+    """An endpoint cannot be reached, or is overloaded for longer than we wait."""
+
+
+class RequestFailed(TrainingError):
+    """An endpoint could not answer one request; others may do better."""
+
+
+class TransferFailed(TrainingError):
+    """A model version could not be pushed or pulled."""
