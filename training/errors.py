@@ -11,7 +11,12 @@ TrainingError
 ├── EndpointRefused        a language model's endpoint refuses whatever is asked: key, name, address
 ├── EndpointUnavailable    it cannot be reached, or is overloaded for longer than we wait
 ├── RequestFailed          it could not answer this one request; others may do better
-└── TransferFailed         a version could not be pushed or pulled
+├── TransferFailed         a version could not be pushed or pulled
+├── RecipeInvalid          settings of a training that do not go together
+├── TrainingFailed         a training cannot go on; its checkpoint is kept
+├── TrainingBusy           another process is doing the same training
+├── QueriesOverlap         evaluation queries among the training pairs, with --strict
+└── ExtraMissing           a package that an extra brings is not installed
 """
 
 from __future__ import annotations
@@ -68,3 +73,23 @@ class RequestFailed(TrainingError):
 
 class TransferFailed(TrainingError):
     """A model version could not be pushed or pulled."""
+
+
+class RecipeInvalid(TrainingError):
+    """Settings of a training that do not go together, or not with the model."""
+
+
+class TrainingFailed(TrainingError):
+    """A training cannot go on; its last checkpoint is kept."""
+
+
+class TrainingBusy(TrainingError):
+    """Another process is doing the same training at this moment."""
+
+
+class QueriesOverlap(TrainingError):
+    """Training pairs ask what the evaluation asks, and that was to be refused."""
+
+
+class ExtraMissing(TrainingError):
+    """A package that an extra brings is not installed; the message says which to install."""
