@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from training.errors import ModelUnsupported
 from training.judgments import JudgedDocument, read_documents, read_judgments
-from training.metrics import DEPTH, METRICS, Difference, Qrels, Scores, paired_bootstrap, score
+from training.metrics import DEPTH, METRICS, Difference, Qrels, Scores, score
+from training.resampling import bootstrap_means, interval
 
 DOCUMENTS_PER_BLOCK = 4_096
 QUERIES_PER_BLOCK = 1_024
@@ -88,9 +89,13 @@ def differences(candidate: Scores, baseline: Scores) -> dict[str, Difference]:
             f"found scores of {len(candidate.query_ids)} and {len(baseline.query_ids)} queries "
             "that are not the same ones; score both on one split"
         )
+    changes = np.stack(
+        [candidate.per_query[name] - baseline.per_query[name] for name in METRICS], axis=1
+    )  # (n_queries, n_metrics)
+    drawn = bootstrap_means(changes)
     return {
-        name: paired_bootstrap(candidate.per_query[name], baseline.per_query[name])
-        for name in METRICS
+        name: interval(float(changes[:, column].mean()), drawn[:, column])
+        for column, name in enumerate(METRICS)
     }
 
 

@@ -1,14 +1,15 @@
 """Judged queries and their corpus, read from a BEIR folder.
 
 `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`) and `qrels/<split>.tsv`
-(`query-id`, `corpus-id`, `score`; Thakur et al. 2021).
+(`query-id`, `corpus-id`, `score`; Thakur et al. 2021). A query may carry `slice` (a name, or a list
+of names) and `metadata` (an object); both tell which slices it belongs to.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ class Judgments:
 
     queries: Mapping[str, str]  # text by query id; only those that have judgments
     qrels: Mapping[str, Mapping[str, int]]  # grade by query id and doc_id; above 0 is relevant
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # query ids by slice
+
+    def relevant(self, query_id: str) -> list[str]:
+        """The doc_ids that answer a query."""
+        return [doc_id for doc_id, grade in self.qrels[query_id].items() if grade > 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,24 @@ def read_judgments(folder: Path, split: str) -> Judgments:
         raise JudgmentsInvalid(f"{folder}: found {found}, expected a split {split!r}{advice}")
     qrels_path, queries_path = folder / "qrels" / f"{split}.tsv", folder / "queries.jsonl"
     qrels = _read_qrels(qrels_path)
-    texts = {query_id: text for query_id, text in _read_queries(queries_path) if query_id in qrels}
+    texts: dict[str, str] = {}
+    slices: dict[str, list[str]] = {}
+    for query_id, text, names in _read_queries(queries_path):
+        if query_id in qrels:
+            texts[query_id] = text
+            for name in names:
+                slices.setdefault(name, []).append(query_id)
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise JudgmentsInvalid(
             f"{queries_path}: {len(missing)} of the {len(qrels)} queries judged in "
             f"{qrels_path.name} are not in it, such as {missing[0]!r}"
         )
-    return Judgments(queries={query_id: texts[query_id] for query_id in qrels}, qrels=qrels)
+    return Judgments(
+        queries={query_id: texts[query_id] for query_id in qrels},
+        qrels=qrels,
+        slices={name: tuple(query_ids) for name, query_ids in sorted(slices.items())},
+    )
 
 
 def read_documents(folder: Path) -> Iterator[JudgedDocument]:
@@ -82,6 +98,19 @@ def read_documents(folder: Path) -> Iterator[JudgedDocument]:
         if not isinstance(title, str) or not isinstance(text, str):
             raise JudgmentsInvalid(f"{where}: expected title and text to be text")
         yield JudgedDocument(_id(row, where), title, text)
+
+
+def find_documents(folder: Path, doc_ids: Collection[str]) -> Iterator[JudgedDocument]:
+    """Those of the wanted documents that the folder has, in its order; stops at the last one."""
+    wanted = set(doc_ids)
+    if not wanted:
+        return
+    for document in read_documents(folder):
+        if document.doc_id in wanted:
+            yield document
+            wanted.remove(document.doc_id)
+            if not wanted:
+                return
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -118,12 +147,29 @@ def _grade(text: str) -> int | None:
         return None
 
 
-def _read_queries(path: Path) -> Iterator[tuple[str, str]]:
+def _read_queries(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """(query id, text, the slices it belongs to) of every line."""
     for where, row in _rows(path):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise JudgmentsInvalid(f"{where}: expected the query's words as text")
-        yield _id(row, where), text
+        yield _id(row, where), text, _slices(row, where)
+
+
+def _slices(row: Mapping[str, Any], where: str) -> list[str]:
+    """`slice` as it is, and `name=value` for every piece of metadata that is one plain value."""
+    named = row.get("slice") or []
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise JudgmentsInvalid(f"{where}: expected slice to be a name or a list of names")
+    metadata = row.get("metadata")
+    if isinstance(metadata, dict):
+        for name, value in metadata.items():
+            if isinstance(value, bool):
+                names = [*names, f"{name}={str(value).lower()}"]
+            elif isinstance(value, str | int):
+                names = [*names, f"{name}={value}"]
+    return list(dict.fromkeys(names))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
