@@ -55,7 +55,7 @@ class TrainingRecipe:
         )  # fmt: skip
         _expect(self.epochs is None or 0 < self.epochs <= 1_000, "epochs", self.epochs, "above 0")
         _expect(self.batch_size is None or self.batch_size >= 2, "batch size", self.batch_size,
-                "2 or more: the other pairs of a batch are what each is told apart from")  # fmt: skip
+                "2 or more, since pairs are told apart from the others of their batch")  # fmt: skip
         _expect(self.mini_batch_size >= 1, "mini-batch size", self.mini_batch_size, "1 or more")
         _expect(
             self.learning_rate is None
@@ -75,7 +75,7 @@ class TrainingRecipe:
             raise RecipeInvalid(f"--guide is for --loss gist; {self.loss} does not ask a model")
         if self.loss == "cosent" and self.negatives != "none":
             raise RecipeInvalid(
-                "the cosent loss learns from scored pairs, not from negatives; leave out --negatives"
+                "the cosent loss learns from scored pairs, not from negatives; leave --negatives out"
             )
 
     def to_json(self) -> dict[str, Any]:
