@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import orjson
 
 from training.errors import PairsInvalid
+
+_SHOWN_REJECTIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,32 @@ class Pair:
         return value
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairRow:
+    """A pair and the place it was read from."""
+
+    where: str  # pairs.jsonl:7
+    pair: Pair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectedRow:
+    """A row that is left out. The rows after it are still read."""
+
+    where: str  # pairs.jsonl:7
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"where": self.where, "reason": self.reason}
+
+
+def text_key(text: str) -> str:
+    """Equal for texts that differ in case, spacing, Unicode form or final punctuation only."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split()).rstrip(" .?!")
+
+
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
     """Write one JSON object a line and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +107,31 @@ def pairs_hash(pairs: Iterable[Pair]) -> str:
 
 
 def read_pairs(path: Path | str, *, loss: str | None = None) -> list[Pair]:
-    """The pairs of a JSON Lines file, checked against what the loss needs.
+    """The pairs of a JSONL, CSV, TSV or Parquet file, or of a Hugging Face dataset (a saved folder
+    or a hub id), checked against what the loss needs.
 
-    Raises PairsInvalid, naming the line.
+    Training does not guess which rows are meant: raises PairsInvalid when a row cannot be used,
+    with the first such places; when columns are missing, with the rename to make; and when the loss
+    would learn something else than the pairs say.
     """
-    del loss
-    pairs = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
-        if line.strip():
-            try:
-                row = orjson.loads(line)
-                row["negatives"] = tuple(row.get("negatives") or ())
-                pairs.append(Pair(**row))
-            except (orjson.JSONDecodeError, TypeError, PairsInvalid) as error:
-                raise PairsInvalid(f"{path}:{number}: {error}") from error
+    from training.pair_columns import check_pairs  # both are built on Pair
+    from training.pair_sources import open_pairs
+
+    pairs: list[Pair] = []
+    rejected: list[RejectedRow] = []
+    for row in open_pairs(path, loss=loss):
+        if isinstance(row, PairRow):
+            pairs.append(row.pair)
+        else:
+            rejected.append(row)
+    if rejected:
+        shown = "; ".join(f"{row.where}: {row.reason}" for row in rejected[:_SHOWN_REJECTIONS])
+        raise PairsInvalid(
+            f"{len(rejected):,} of {len(pairs) + len(rejected):,} pairs cannot be used ({shown}). "
+            f"Repair them, or leave them out: `reindexer pairs build {path} -o clean.jsonl`"
+        )
+    if not pairs:
+        raise PairsInvalid(f"{path} holds no pair; expected at least one")
+    if loss is not None:
+        check_pairs(pairs, loss=loss, label=str(path))
     return pairs
