@@ -1,15 +1,15 @@
 """Hard negatives: texts that look like the answer and are not.
 
-Candidates come from dense search, from BM25, or from the positive's own document. A candidate counts
-when it is clearly further from the query than the positive is (positive-aware mining with a relative
-margin: Moreira et al. 2024, NV-Retriever), since most of what is closer is an answer nobody marked.
+Candidates come from dense search, from BM25, or from the positive's own document. A candidate
+counts when it is clearly further from the query than the positive is, since most of what is closer
+is an answer that nobody marked (positive-aware mining with a relative margin: Moreira et al. 2024,
+NV-Retriever).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 from training.encoded_texts import EncodedTexts
 from training.errors import RecipeInvalid
 from training.extras import require
-from training.pairs import Pair
+from training.lookalikes import bm25_lookalikes, words
+from training.pairs import Pair, text_key
 from training.training_recipe import NegativeSource
 
 MARGIN = 0.05  # of the positive's cosine: a negative stays at least so far below
 SAME_TEXT = 0.8  # share of three-word sequences that two texts have in common (Jaccard)
 BM25_DEPTH = 50
 QUERIES_PER_BLOCK = 1_024
-
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +64,8 @@ def candidates_from(
     """The positives of the pairs, and the documents of a corpus, each text once.
 
     documents: (doc_id, text). A document of the corpus belongs to the group that its doc_id begins
-    with (`lease-7` for `lease-7#12`). When the pairs have groups, documents of other groups are left
-    out: they may be the ones that the model is tested on.
+    with (`lease-7` for `lease-7#12`). When the pairs have groups, documents of other groups are
+    left out: they may be the ones that the model is tested on.
     """
     found: dict[str, Candidate] = {}
     groups: set[str] = set()
@@ -156,14 +155,14 @@ class _Positives:
         self._shingles: dict[str, frozenset[tuple[str, ...]]] = {}
         for pair in pairs:
             if pair.score is None or pair.score > 0:
-                self._texts[_folded(pair.anchor)].append(pair.positive)
+                self._texts[text_key(pair.anchor)].append(pair.positive)
 
     def of(self, anchor: str) -> Sequence[str]:
-        return self._texts[_folded(anchor)]
+        return self._texts[text_key(anchor)]
 
     def cover(self, anchor: str, text: str) -> bool:
         """Whether the text is an answer, nearly a copy of one, or the query itself."""
-        if _folded(text) == _folded(anchor):
+        if text_key(text) == text_key(anchor):
             return True
         shingles = self._of_text(text)
         return any(
@@ -173,10 +172,9 @@ class _Positives:
 
     def _of_text(self, text: str) -> frozenset[tuple[str, ...]]:
         if (found := self._shingles.get(text)) is None:
-            words = _WORD.findall(text.casefold())
-            found = frozenset(zip(words, words[1:], words[2:], strict=False)) or frozenset(
-                [tuple(words)]
-            )
+            said = words(text)
+            found = frozenset(zip(said, said[1:], said[2:], strict=False))
+            found = found or frozenset([tuple(said)])
             self._shingles[text] = found
         return found
 
@@ -231,19 +229,8 @@ def _of_same_group(pairs: Iterable[Pair], candidates: Iterable[Candidate]) -> di
 
 
 def _by_bm25(anchors: Sequence[str], texts: Sequence[str]) -> dict[str, list[str]]:
-    import bm25s
-
-    def tokens(some: Sequence[str]) -> list[list[str]]:
-        return [_WORD.findall(text.casefold()) for text in some]
-
-    index = bm25s.BM25(method="lucene")
-    index.index(tokens(texts), show_progress=False)
-    depth = min(BM25_DEPTH, len(texts))
-    rows, scores = index.retrieve(tokens(anchors), k=depth, show_progress=False)
-    return {
-        anchor: [texts[at] for at, score in zip(found, values, strict=True) if score > 0]
-        for anchor, found, values in zip(anchors, rows, scores, strict=True)
-    }
+    found = bm25_lookalikes(anchors, texts, BM25_DEPTH)
+    return {anchor: [texts[at] for at in row] for anchor, row in zip(anchors, found, strict=True)}
 
 
 def _dense(
@@ -321,10 +308,6 @@ def _group_of(doc_id: str, groups: set[str]) -> str | None:
         if is_whole and doc_id[:end] in groups:
             return doc_id[:end]
     return None
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def _jaccard(one: frozenset[Any], other: frozenset[Any]) -> float:

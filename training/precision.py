@@ -57,13 +57,13 @@ def choose_dtype(
     `auto` takes 16-bit numbers where they are at least 1.1 times as fast as fp32 and keep every
     probe row's cosine to fp32 at 0.995 or more. probe encodes texts with the model as it is.
     """
-    cache = _Cache(cache_dir, fingerprint, device)
+    cache = DtypeCache(cache_dir, fingerprint, device)
     chosen = cache.read() if wanted == "auto" else wanted
     if chosen is not None:
         _convert(model, chosen)
         model.to(device)
         return chosen
-    lower = _lower(device)
+    lower = lower_dtype(device)
     try:
         model.to(device)
     except torch.OutOfMemoryError:
@@ -76,7 +76,8 @@ def choose_dtype(
     return chosen
 
 
-def _lower(device: torch.device) -> DtypeName:
+def lower_dtype(device: torch.device) -> DtypeName:
+    """The 16-bit numbers that the device computes with."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16"
     return "bf16"
@@ -127,14 +128,18 @@ def _timed(
     return rows, best_s
 
 
-class _Cache:
+class DtypeCache:
     """Outcomes by model and machine, in one small JSON file; losing it costs one measurement."""
 
-    def __init__(self, folder: Path | None, fingerprint: str, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path | None, fingerprint: str, device: torch.device, *, work: str = ""
+    ) -> None:
+        """work: what was measured, where it is not encoding."""
         self._path = folder / "dtypes.json" if folder is not None else None
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
         threads = torch.get_num_threads()
         self._key = f"{fingerprint[:16]} {device.type} {name} x{threads} torch-{torch.__version__}"
+        self._key += f" {work}" if work else ""
 
     def read(self) -> DtypeName | None:
         chosen = self._all().get(self._key)
