@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from training.errors import EndpointRefused, EndpointUnavailable, RequestFailed, TrainingError
+from training.extras import require
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +62,10 @@ class EndpointCalls:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Raises TrainingError without the `openai` package."""
-        try:
-            import openai
-        except ImportError:
-            raise TrainingError(
-                "the openai package is not installed; run `pip install 'reindexer[llm]'`"
-            ) from None
+        """Raises ExtraMissing without the `openai` package."""
+        require("openai", extra="llm")
+        import openai
+
         self.endpoint = endpoint
         self.n_requests = 0  # sent, repeated ones included
         self._openai = openai
