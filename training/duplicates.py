@@ -10,13 +10,12 @@ text, which is why no such library is used here.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from training.pairs import Pair, text_key
+from training.pairs import Pair, text_digest, text_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +36,7 @@ _SEED = 20_240_229  # of the permutations; any
 
 def pair_key(pair: Pair) -> bytes:
     """Equal for pairs whose texts differ in case, spacing or final punctuation only."""
-    texts = f"{text_key(pair.anchor)}\n{text_key(pair.positive)}"
-    return hashlib.blake2b(texts.encode(), digest_size=16).digest()
+    return text_digest(pair.anchor) + text_digest(pair.positive)
 
 
 def near_duplicates(

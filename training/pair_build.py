@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from training.duplicates import NEAR_THRESHOLD, near_duplicates, pair_key
-from training.pairs import Pair, PairRow, RejectedRow, text_key
+from training.pairs import Pair, PairRow, RejectedRow, text_digest, text_key
 
 MAX_CHARACTERS = 50_000  # of one text: more than any common model reads
 MAX_KEPT_REJECTIONS = 1_000
@@ -114,20 +114,19 @@ def _distinct(
         if min_score is not None and pair.score is not None and pair.score < min_score:
             tally.below_score += 1
             continue
-        at = positions.setdefault(pair_key(pair), len(pairs))
-        reason = _unfit(pair, max_characters)
-        if reason is None and at < len(pairs) and pairs[at].score != pair.score:
-            reason = f"the same pair came before with the score {pairs[at].score}"
-        if reason is not None:
+        if reason := _unfit(pair, max_characters):
             tally.reject(RejectedRow(where=row.where, reason=reason))
-            if at == len(pairs):
-                del positions[pair_key(pair)]
-        elif at < len(pairs):
+            continue
+        at = positions.setdefault(pair_key(pair), len(pairs))
+        if at == len(pairs):
+            pairs.append(pair)
+        elif pairs[at].score != pair.score:
+            reason = f"the same pair came before with the score {pairs[at].score}"
+            tally.reject(RejectedRow(where=row.where, reason=reason))
+        else:
             tally.exact += 1
             if pair.negatives:
                 pairs[at] = replace(pairs[at], negatives=pairs[at].negatives + pair.negatives)
-        else:
-            pairs.append(pair)
     return pairs
 
 
@@ -151,14 +150,16 @@ def _without_contradictions(pairs: list[Pair], tally: _Tally) -> list[Pair]:
     """No text is a negative of an anchor that has it as a positive."""
     if not any(pair.negatives for pair in pairs):
         return pairs
-    positives: dict[str, set[str]] = {}
+    positives: dict[bytes, set[bytes]] = {}
     for pair in pairs:
-        positives.setdefault(text_key(pair.anchor), set()).add(text_key(pair.positive))
+        positives.setdefault(text_digest(pair.anchor), set()).add(text_digest(pair.positive))
     result = []
     for pair in pairs:
-        own = positives[text_key(pair.anchor)]
-        negatives = {text_key(negative): negative for negative in reversed(pair.negatives)}
-        kept = tuple(text for key, text in reversed(negatives.items()) if key not in own)
+        own = positives[text_digest(pair.anchor)]
+        negatives: dict[bytes, str] = {}
+        for negative in pair.negatives:
+            negatives.setdefault(text_digest(negative), negative)
+        kept = tuple(text for digest, text in negatives.items() if digest not in own)
         tally.negatives_dropped += len(negatives) - len(kept)
         result.append(pair if kept == pair.negatives else replace(pair, negatives=kept))
     return result

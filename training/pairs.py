@@ -81,6 +81,11 @@ def text_key(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" .?!")
 
 
+def text_digest(text: str) -> bytes:
+    """16 bytes that are equal for texts of equal text_key."""
+    return hashlib.blake2b(text_key(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
     """Write one JSON object a line and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
