@@ -57,7 +57,7 @@ class Encoder:
         self.version = version
         self._device = resolve_device(device)
         self._cores = CorePool() if self._device.type == "cpu" else None
-        self._model = _load(version)
+        self._model = load_model(version)
         self._is_static = version.pooling == "static"
         tokenizer = _backend_tokenizer(self._model, version)
         wrapper = self._model.tokenizer
@@ -188,7 +188,7 @@ class Encoder:
         try:
             vectors = self._run(tokenized, rows)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise self._failure(tokenized, rows, error) from error
             if len(rows) == 1:
                 index = int(rows[0])
@@ -265,7 +265,8 @@ class Encoder:
             return output.cpu().numpy()
 
 
-def _load(version: ModelVersion) -> SentenceTransformer:
+def load_model(version: ModelVersion) -> SentenceTransformer:
+    """The version's modules on the CPU in fp32. Raises ModelDamaged."""
     try:
         with _quiet_transformers():
             model = SentenceTransformer(
@@ -313,7 +314,8 @@ def _backend_tokenizer(model: SentenceTransformer, version: ModelVersion) -> tok
     return backend
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory, of whatever device, did not suffice."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()

@@ -75,7 +75,7 @@ class TrainingRecipe:
             raise RecipeInvalid(f"--guide is for --loss gist; {self.loss} does not ask a model")
         if self.loss == "cosent" and self.negatives != "none":
             raise RecipeInvalid(
-                "the cosent loss learns from scored pairs, not from negatives; leave --negatives out"
+                "the cosent loss learns from scored pairs, not negatives; leave --negatives out"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +117,9 @@ class Schedule:
     learning_rate: float
     steps: int
     warmup_steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def schedule(
