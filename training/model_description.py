@@ -58,15 +58,17 @@ class ModelDescription:
     notes: tuple[str, ...]  # what a user should know
 
 
-def describe(folder: Path, *, trust_remote_code: bool) -> ModelDescription:
-    """Read and check a model folder.
+def describe(
+    folder: Path, *, trust_remote_code: bool, pooling: str | None = None
+) -> ModelDescription:
+    """Read and check a model folder. pooling: for one without configuration of its own.
 
     Raises ModelNotFound (no model in it), ModelDamaged (files missing or unreadable), ModelUnsafe
     (pickles, code of its own), ModelUnsupported.
     """
-    modules, added, notes = find_modules(folder)
+    modules, added, notes = find_modules(folder, pooling)
     refuse_code(folder, modules, trust_remote_code)
-    dim, pooling, normalize = 0, "none", False
+    dim, found_pooling, normalize = 0, "none", False
     max_tokens = longest_tokens = 0
     for position, (kind, path) in enumerate(modules):
         config = read_json(path / "config.json", missing_ok=True)
@@ -84,15 +86,17 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelDescription:
             require_safetensors(path)
             dim = _static_dim(path)
             max_tokens = longest_tokens = STATIC_MAX_TOKENS
-            pooling = "static"
+            found_pooling = "static"
         elif kind == "Pooling":
-            if added and path == folder / "1_Pooling":
+            if added:
                 config = json.loads(added["1_Pooling/config.json"])
+            elif not config:
+                config = read_json(path / "config.json")  # without it every pooling looks like mean
             modes = _pooling_modes(config)
             dim = len(modes) * int(
                 config.get("embedding_dimension") or config.get("word_embedding_dimension") or dim
             )
-            pooling = "+".join(modes)
+            found_pooling = "+".join(modes)
         elif kind == "Dense":
             require_safetensors(path)
             dim = _dense_dim(path, config, trust_remote_code)
@@ -100,6 +104,11 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelDescription:
             require_safetensors(path)
         elif kind == "Normalize":
             normalize = True
+    if pooling is not None and pooling != found_pooling:
+        raise ModelUnsupported(
+            f"{folder} has {found_pooling} pooling by its own configuration, not {pooling}; leave "
+            "out --pooling"
+        )
     settings = read_json(folder / "config_sentence_transformers.json", missing_ok=True)
     query_prompt, document_prompt = _prompts(settings)
     similarity = str(settings.get("similarity_fn_name") or "cosine")
@@ -112,7 +121,7 @@ def describe(folder: Path, *, trust_remote_code: bool) -> ModelDescription:
         dim=dim,
         max_tokens=max_tokens,
         longest_tokens=longest_tokens,
-        pooling=pooling,
+        pooling=found_pooling,
         normalize=normalize,
         query_prompt=query_prompt,
         document_prompt=document_prompt,

@@ -25,10 +25,12 @@ _MODULES = {
 }
 
 
-def files_to_keep(folder: Path, *, trust_remote_code: bool) -> list[Path]:
+def files_to_keep(
+    folder: Path, *, trust_remote_code: bool, pooling: str | None = None
+) -> list[Path]:
     """The files of a model folder that a version holds, sorted: weights in safetensors,
     configuration, tokenizer; no pickles, no exports for other runtimes, no training leftovers."""
-    modules, _, _ = find_modules(folder)
+    modules, _, _ = find_modules(folder, pooling)
     kept: set[Path] = set()
     for path in {folder, *(path for _, path in modules)}:
         weights = _weights(path)
@@ -47,8 +49,11 @@ def matters_for_vectors(name: str) -> bool:
     return path.suffix != ".md" and not path.name.startswith(_DOCUMENTATION_NAMES)
 
 
-def find_modules(folder: Path) -> tuple[list[tuple[str, Path]], dict[str, bytes], list[str]]:
-    """Short class name and folder of each module, files to add, notes."""
+def find_modules(
+    folder: Path, pooling: str | None = None
+) -> tuple[list[tuple[str, Path]], dict[str, bytes], list[str]]:
+    """Short class name and folder of each module, files to add, notes. pooling: for a folder that
+    has no configuration of its own."""
     if (folder / "adapter_config.json").exists():
         raise ModelUnsupported(
             f"{folder} holds an adapter without its base model; merge it first "
@@ -60,7 +65,7 @@ def find_modules(folder: Path) -> tuple[list[tuple[str, Path]], dict[str, bytes]
                 f"{folder} holds no model: neither modules.json nor config.json is there. Name the "
                 "folder that SentenceTransformer.save() wrote"
             )
-        return _plain_transformer(folder)
+        return _plain_transformer(folder, pooling)
     try:
         entries = [
             (str(entry["path"]), str(entry["type"]))
@@ -82,14 +87,21 @@ def find_modules(folder: Path) -> tuple[list[tuple[str, Path]], dict[str, bytes]
 
 
 def _plain_transformer(
-    folder: Path,
+    folder: Path, pooling_mode: str | None
 ) -> tuple[list[tuple[str, Path]], dict[str, bytes], list[str]]:
-    """A folder that transformers wrote. sentence-transformers would add pooling while loading; here
-    it is written down, so that the version says what it does."""
+    """A folder that transformers wrote. sentence-transformers would add a pooling of its own choice
+    while loading, and a model trained with another one would answer badly without an error; so
+    whoever registers it says which, and it is written down."""
     config = read_json(folder / "config.json")
-    architecture = str((config.get("architectures") or [""])[0])
-    causal = architecture.endswith("ForCausalLM") and config.get("is_causal", True)
-    mode = "lasttoken" if causal else "mean"
+    if pooling_mode is None:
+        raise ModelUnsupported(
+            f"{folder} was saved without the sentence-transformers configuration (modules.json): "
+            "nothing in it says how the vectors of its tokens become one. If it was trained with "
+            "sentence-transformers, save it with SentenceTransformer.save(FOLDER) and register "
+            f"that; otherwise say it with --pooling {_likely_pooling(config)} (`mean` for most "
+            "encoders, `cls` where the first token was trained, `lasttoken` for decoders): "
+            f"`reindexer models register REF --pooling {_likely_pooling(config)}`"
+        )
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {
@@ -99,16 +111,23 @@ def _plain_transformer(
             "type": "sentence_transformers.models.Pooling",
         },
     ]
-    pooling = {"embedding_dimension": hidden_size(folder, config), "pooling_mode": mode}
+    pooling = {"embedding_dimension": hidden_size(folder, config), "pooling_mode": pooling_mode}
     added = {
         "modules.json": json.dumps(modules, indent=2).encode(),
         "1_Pooling/config.json": json.dumps(pooling, indent=2).encode(),
     }
     note = (
-        f"the folder has no sentence-transformers configuration; {mode} pooling was added, as "
-        "sentence-transformers does. If the model was trained otherwise, save it with its pooling"
+        f"the folder has no sentence-transformers configuration; {pooling_mode} pooling was added, "
+        "as asked for"
     )
     return [("Transformer", folder), ("Pooling", folder / "1_Pooling")], added, [note]
+
+
+def _likely_pooling(config: Mapping[str, Any]) -> str:
+    """What sentence-transformers would take."""
+    architecture = str((config.get("architectures") or [""])[0])
+    causal = architecture.endswith("ForCausalLM") and config.get("is_causal", True)
+    return "lasttoken" if causal else "mean"
 
 
 def refuse_code(folder: Path, modules: list[tuple[str, Path]], trusted: bool) -> None:

@@ -34,10 +34,18 @@ def find_model(ref: str, *, trust_remote_code: bool = False) -> Path:
 def name_from(ref: str) -> str:
     """A name for the model that a reference means: its last part, in letters that a folder and a
     command line can carry."""
-    hub = None if ref.startswith((".", "/", "~")) else _HUB_ID.fullmatch(ref)
-    stem = hub[1] if hub is not None and not Path(ref).is_dir() else ref.removeprefix(_PACKAGE)
+    hub = hub_id(ref)
+    stem = ref.removeprefix(_PACKAGE) if hub is None else hub
     last = Path(stem).expanduser().resolve().name if hub is None else stem.rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
+
+
+def hub_id(ref: str) -> str | None:
+    """`organisation/name` when that is what a reference looks like: no folder, no version."""
+    match = _HUB_ID.fullmatch(ref)
+    if match is None or ref.startswith((".", "/", "~")) or Path(ref).expanduser().is_dir():
+        return None
+    return match[1]
 
 
 def _in_package(name: str) -> Path:

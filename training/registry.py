@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
+from training.model_card import CARD, render
 from training.model_description import ModelDescription, describe
 from training.model_files import files_to_keep
 from training.model_sources import find_model, name_from
@@ -56,6 +57,7 @@ class ModelRegistry:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         max_tokens: int | None = None,
+        pooling: str | None = None,
         trust_remote_code: bool = False,
         metrics: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
@@ -64,7 +66,9 @@ class ModelRegistry:
 
         ref: a folder, `package:NAME` (a Python package that ships a model), or a hub id
         (`organisation/name`, `organisation/name@revision`). Settings left out are the model's own.
-        The same files with the same settings give the version that is there already.
+        pooling (mean, cls, lasttoken) is for a folder that has no sentence-transformers
+        configuration. The same files with the same settings give the version that is there already.
+        A version with a lineage gets a model card as its README.md.
 
         Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported; TrainingError when the
         registry cannot be written.
@@ -75,10 +79,11 @@ class ModelRegistry:
             raise ModelNotFound(
                 f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-' (--name)"
             )
-        model = describe(folder, trust_remote_code=trust_remote_code)
+        model = describe(folder, trust_remote_code=trust_remote_code, pooling=pooling)
         version = _describe_version(
             folder,
             model,
+            files_to_keep(folder, trust_remote_code=trust_remote_code, pooling=pooling),
             name=name,
             base=str((lineage or {}).get("base", ref)),
             truncate_dim=truncate_dim,
@@ -88,14 +93,50 @@ class ModelRegistry:
             trust_remote_code=trust_remote_code,
         )
         version = replace(version, metrics=dict(metrics or {}), lineage=dict(lineage or {}))
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            return self._same(version) or self._store(version, folder, model.added_files)
-        except OSError as error:
-            raise TrainingError(
-                f"model {name} could not be stored under {self.root}: {error}; check the free "
-                "space and the permissions, then register it again"
-            ) from error
+        return self._keep(version, folder, model.added_files, make_card=bool(lineage))
+
+    def adopt(
+        self, version: ModelVersion, *, name: str | None = None, trust_remote_code: bool = False
+    ) -> ModelVersion:
+        """Copy in a version of another registry, from its folder and manifest, and return it.
+
+        It keeps its number where that is free here and was never given out, and gets the next one
+        otherwise; the same fingerprint under the same name gives the version that is there. What
+        the manifest says about the vectors is derived again from the files. name: instead of its
+        own.
+
+        Raises ModelDamaged when the files are not those of the manifest, ModelUnsafe,
+        ModelUnsupported; TrainingError when the registry cannot be written.
+        """
+        model = describe(version.path, trust_remote_code=trust_remote_code)
+        found = _describe_version(
+            version.path,
+            model,
+            files_to_keep(version.path, trust_remote_code=trust_remote_code),
+            name=version.name if name is None else name,
+            base=version.base,
+            truncate_dim=version.truncate_dim,
+            query_prompt=version.query_prompt,
+            document_prompt=version.document_prompt,
+            max_tokens=version.max_tokens,
+            trust_remote_code=trust_remote_code,
+        )
+        if not _NAME.fullmatch(found.name):
+            raise ModelNotFound(f"{found.name!r} cannot be a model's name; give one with --name")
+        if (found.fingerprint, found.files) != (version.fingerprint, dict(version.files)):
+            raise ModelDamaged(
+                f"the files of {version} in {version.path} do not make the version that its "
+                "manifest describes; push it again from where it was registered"
+            )
+        found = replace(
+            found,
+            number=version.number,
+            created_at=version.created_at,
+            notes=version.notes,
+            metrics=version.metrics,
+            lineage=version.lineage,
+        )
+        return self._keep(found, version.path, {}, make_card=False)
 
     def get(self, name: str, number: int) -> ModelVersion:
         """One version by its number. Raises ModelNotFound, ModelDamaged."""
@@ -160,9 +201,23 @@ class ModelRegistry:
                         return stored
         return None
 
-    def _store(
-        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes]
+    def _keep(
+        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes], *, make_card: bool
     ) -> ModelVersion:
+        """The version that is there already, or this one, stored."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return self._same(version) or self._store(version, folder, added, make_card=make_card)
+        except OSError as error:
+            raise TrainingError(
+                f"model {version.name} could not be stored under {self.root}: {error}; check the "
+                "free space and the permissions, then do it again"
+            ) from error
+
+    def _store(
+        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes], *, make_card: bool
+    ) -> ModelVersion:
+        """version.number is the number it would like to have, 0 for any."""
         with self._incoming() as incoming:
             for name, registered in version.files.items():
                 target = incoming / name
@@ -178,8 +233,11 @@ class ModelRegistry:
             with self._locked():
                 if (stored := self._same(version)) is not None:
                     return stored
-                version = replace(version, number=self._next_number(version.name))
+                if not version.number or self._was_given_out(version):
+                    version = replace(version, number=self._next_number(version.name))
                 path = self.root / str(version)
+                if make_card:
+                    version = _with_card(version, incoming)
                 manifest = json.dumps(version.to_json(), indent=2, ensure_ascii=False)
                 _write(incoming / MANIFEST, manifest.encode())
                 for place in [*sorted(p for p in incoming.rglob("*") if p.is_dir()), incoming]:
@@ -231,6 +289,9 @@ class ModelRegistry:
         matches = [_VERSION.fullmatch(folder.name) for folder in folders]
         return 1 + max((int(match[2]) for match in matches if match is not None), default=0)
 
+    def _was_given_out(self, version: ModelVersion) -> bool:
+        return any((self.root / place / str(version)).exists() for place in (".", ".removed"))
+
     def _stored(self) -> Sequence[tuple[str, int]]:
         """(name, number) of every version folder, sorted."""
         matches = [_VERSION.fullmatch(folder.name) for folder in self.root.glob("*@*")]
@@ -246,6 +307,7 @@ class ModelRegistry:
 def _describe_version(
     folder: Path,
     model: ModelDescription,
+    kept: Sequence[Path],
     *,
     name: str,
     base: str,
@@ -268,9 +330,7 @@ def _describe_version(
             f"expected 8 to {model.longest_tokens:,}"
         )
     files = {
-        path.relative_to(folder).as_posix(): digest(path)
-        for path in files_to_keep(folder, trust_remote_code=trust_remote_code)
-        if path.name != MANIFEST
+        path.relative_to(folder).as_posix(): digest(path) for path in kept if path.name != MANIFEST
     }
     for added, content in model.added_files.items():
         files[added] = ModelFile(
@@ -296,6 +356,13 @@ def _describe_version(
         notes=model.notes,
     )
     return replace(version, fingerprint=fingerprint(version))
+
+
+def _with_card(version: ModelVersion, folder: Path) -> ModelVersion:
+    """The version with a card in place of the README.md that the trainer left."""
+    (folder / CARD).unlink(missing_ok=True)
+    card = _write(folder / CARD, render(version).encode())
+    return replace(version, files=dict(sorted({**version.files, CARD: card}.items())))
 
 
 def _copy(source: Path, target: Path) -> ModelFile:

@@ -368,23 +368,55 @@ def test_an_adapter_without_its_base_is_refused(registry: ModelRegistry, model: 
 # -- reading the configuration -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("architecture", "pooling"), [("BertModel", "mean"), ("Qwen2ForCausalLM", "lasttoken")]
-)
-def test_a_plain_transformers_folder_gets_its_pooling_written_down(
-    registry: ModelRegistry, model: Path, architecture: str, pooling: str
-) -> None:
+def without_configuration(model: Path, architecture: str = "BertModel") -> Path:
+    """The folder as `AutoModel.save_pretrained` would have written it."""
     (model / "modules.json").unlink()
     shutil.rmtree(model / "1_Pooling")
     config = json.loads((model / "config.json").read_bytes())
     write_json(model / "config.json", {**config, "architectures": [architecture]})
-    version = registry.register(model)
+    return model
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_a_plain_transformers_folder_gets_the_pooling_it_is_given_written_down(
+    registry: ModelRegistry, model: Path, pooling: str
+) -> None:
+    version = registry.register(without_configuration(model), pooling=pooling)
     assert version.pooling == pooling
     assert f"{pooling} pooling was added" in version.notes[0]
     assert (version.path / "modules.json").is_file()
     version.verify()
     again = registry.register(version.path, name="again")
     assert again.fingerprint == version.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("architecture", "advised"), [("BertModel", "mean"), ("Qwen2ForCausalLM", "lasttoken")]
+)
+def test_a_folder_saved_without_its_configuration_says_which_command_to_run(
+    registry: ModelRegistry, model: Path, architecture: str, advised: str
+) -> None:
+    without_configuration(model, architecture)
+    advice = rf"modules\.json.*SentenceTransformer\.save.*models register REF --pooling {advised}"
+    with pytest.raises(ModelUnsupported, match=advice):
+        registry.register(model)
+    assert registry.list() == []
+
+
+def test_a_pooling_that_contradicts_the_models_own_is_refused(
+    registry: ModelRegistry, model: Path
+) -> None:
+    assert registry.register(model, pooling="mean").notes == ()
+    with pytest.raises(ModelUnsupported, match="mean pooling by its own configuration, not cls"):
+        registry.register(model, pooling="cls")
+
+
+def test_a_folder_copied_without_its_pooling_is_not_taken_for_mean(
+    registry: ModelRegistry, model: Path
+) -> None:
+    shutil.rmtree(model / "1_Pooling")
+    with pytest.raises(ModelDamaged, match=r"1_Pooling/config\.json is missing"):
+        registry.register(model)
 
 
 @pytest.mark.parametrize(
