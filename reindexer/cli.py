@@ -60,7 +60,10 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "serve": "cli_service",
         "sync": "cli_documents",
     },
-    "Models": {"models": "cli_models"},
+    "Models": {
+        "pairs": "cli_pairs",
+        "models": "cli_models",
+    },
     "From one model to the next": {
         "plan": "cli_plan",
         "upgrade": "cli_upgrade",
