@@ -6,7 +6,7 @@ self-contained HTML page and as a Markdown twin.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,8 @@ class ChangedQuery:
     tuned: float  # nDCG@10
     base_hits: tuple[RankedTitle, ...]
     tuned_hits: tuple[RankedTitle, ...]
+    base_rank: int | None = None  # of the first relevant document; None past the run
+    tuned_rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,21 +195,29 @@ def changed_queries(
             tuned=float(after[row]),
             base_hits=base_hits,
             tuned_hits=tuned_hits,
+            base_rank=_first(base.run[query_id], relevant),
+            tuned_rank=_first(tuned.run[query_id], relevant),
         )
 
     return [changed(row) for row in gained], [changed(row) for row in lost]
 
 
+def _first(hits: Sequence[tuple[str, float]], relevant: Container[str]) -> int | None:
+    return next((rank for rank, (doc_id, _) in enumerate(hits, 1) if doc_id in relevant), None)
+
+
 def shorten(text: str, n_chars: int = TITLE_CHARS) -> str:
     """One line, cut at a word."""
     line = " ".join(text.split())
-    return line if len(line) <= n_chars else line[:n_chars].rpartition(" ")[0] + " …"
+    return (
+        line if len(line) <= n_chars else line[:n_chars].rpartition(" ")[0] + "\N{NO-BREAK SPACE}…"
+    )
 
 
 def write_report(report: TrainingReport, folder: Path) -> tuple[Path, Path]:
     """Write report.html and report.md into the folder, and return where they are.
 
-    Raises ChartsUnavailable when matplotlib is not installed.
+    Raises ExtraMissing when matplotlib is not installed.
     """
     from training.report_pages import training_html, training_markdown
 
