@@ -10,7 +10,7 @@ from typing import Any
 from training.errors import ModelDamaged, ModelNotFound, ModelUnsafe, ModelUnsupported
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_KEPT = (".json", ".txt", ".model", ".vocab", ".spm", ".tiktoken", ".bpe", ".jinja", ".md")
+_KEPT = (".json", ".txt", ".model", ".vocab", ".spm", ".tiktoken", ".bpe", ".jinja", ".md", ".html")
 _KEPT_NAMES = ("license", "notice")
 _DOCUMENTATION_NAMES = ("readme", "license", "notice", "data_config.json")
 _MODULES = {
@@ -46,7 +46,7 @@ def files_to_keep(
 def matters_for_vectors(name: str) -> bool:
     """Whether a file belongs in the fingerprint: all but documentation."""
     path = PurePosixPath(name.lower())
-    return path.suffix != ".md" and not path.name.startswith(_DOCUMENTATION_NAMES)
+    return path.suffix not in (".md", ".html") and not path.name.startswith(_DOCUMENTATION_NAMES)
 
 
 def find_modules(

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
 from training.model_card import CARD, render
 from training.model_description import ModelDescription, describe
-from training.model_files import files_to_keep
+from training.model_files import files_to_keep, matters_for_vectors
 from training.model_sources import find_model, name_from
 from training.model_version import (
     MANIFEST,
@@ -61,6 +61,7 @@ class ModelRegistry:
         trust_remote_code: bool = False,
         metrics: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
+        document: Callable[[ModelVersion, Path], None] | None = None,
     ) -> ModelVersion:
         """Copy a model into the registry as the next version of its name, and return it.
 
@@ -68,7 +69,9 @@ class ModelRegistry:
         (`organisation/name`, `organisation/name@revision`). Settings left out are the model's own.
         pooling (mean, cls, lasttoken) is for a folder that has no sentence-transformers
         configuration. The same files with the same settings give the version that is there already.
-        A version with a lineage gets a model card as its README.md.
+        A version with a lineage gets a model card as its README.md. document: writes further
+        documentation (.md, .html) into the folder it is given, for the version as it will be named;
+        while it does, nothing else can be registered.
 
         Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported; TrainingError when the
         registry cannot be written.
@@ -93,7 +96,9 @@ class ModelRegistry:
             trust_remote_code=trust_remote_code,
         )
         version = replace(version, metrics=dict(metrics or {}), lineage=dict(lineage or {}))
-        return self._keep(version, folder, model.added_files, make_card=bool(lineage))
+        return self._keep(
+            version, folder, model.added_files, make_card=bool(lineage), document=document
+        )
 
     def adopt(
         self, version: ModelVersion, *, name: str | None = None, trust_remote_code: bool = False
@@ -197,17 +202,25 @@ class ModelRegistry:
             if name == version.name:
                 with contextlib.suppress(ModelDamaged, ModelNotFound):
                     stored = self.get(name, number)
-                    if stored.fingerprint == version.fingerprint:
+                    if stored.fingerprint == version.fingerprint and _same_verdict(stored, version):
                         return stored
         return None
 
     def _keep(
-        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes], *, make_card: bool
+        self,
+        version: ModelVersion,
+        folder: Path,
+        added: Mapping[str, bytes],
+        *,
+        make_card: bool,
+        document: Callable[[ModelVersion, Path], None] | None = None,
     ) -> ModelVersion:
         """The version that is there already, or this one, stored."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            return self._same(version) or self._store(version, folder, added, make_card=make_card)
+            return self._same(version) or self._store(
+                version, folder, added, make_card=make_card, document=document
+            )
         except OSError as error:
             raise TrainingError(
                 f"model {version.name} could not be stored under {self.root}: {error}; check the "
@@ -215,7 +228,13 @@ class ModelRegistry:
             ) from error
 
     def _store(
-        self, version: ModelVersion, folder: Path, added: Mapping[str, bytes], *, make_card: bool
+        self,
+        version: ModelVersion,
+        folder: Path,
+        added: Mapping[str, bytes],
+        *,
+        make_card: bool,
+        document: Callable[[ModelVersion, Path], None] | None,
     ) -> ModelVersion:
         """version.number is the number it would like to have, 0 for any."""
         with self._incoming() as incoming:
@@ -236,6 +255,8 @@ class ModelRegistry:
                 if not version.number or self._was_given_out(version):
                     version = replace(version, number=self._next_number(version.name))
                 path = self.root / str(version)
+                if document is not None:
+                    version = _with_documents(version, incoming, document)
                 if make_card:
                     version = _with_card(version, incoming)
                 manifest = json.dumps(version.to_json(), indent=2, ensure_ascii=False)
@@ -356,6 +377,25 @@ def _describe_version(
         notes=model.notes,
     )
     return replace(version, fingerprint=fingerprint(version))
+
+
+def _same_verdict(stored: ModelVersion, version: ModelVersion) -> bool:
+    """A version that was trained again, and this time measured or measured otherwise, is another
+    one although its vectors are the same: what was said about a version does not change."""
+    return not version.lineage or stored.lineage.get("gate") == version.lineage.get("gate")
+
+
+def _with_documents(
+    version: ModelVersion, folder: Path, document: Callable[[ModelVersion, Path], None]
+) -> ModelVersion:
+    before = set(folder.iterdir())
+    document(version, folder)
+    files = dict(version.files)
+    for path in sorted(set(folder.iterdir()) - before):
+        assert not matters_for_vectors(path.name), f"{path.name} is no documentation"
+        path.chmod(0o444)
+        files[path.name] = digest(path)
+    return replace(version, files=dict(sorted(files.items())))
 
 
 def _with_card(version: ModelVersion, folder: Path) -> ModelVersion:
