@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_IN = 6.4  # of a chart; 461 points, so that its letters are as large as the page's
+WIDTH_IN = 5.2  # of a chart: 374 points, so that its letters can still be read on a phone
 ROW_IN = 0.3
 
 # Stand-ins that matplotlib draws with, and the colours of the page that they become.

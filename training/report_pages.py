@@ -283,10 +283,11 @@ def _templates() -> jinja2.Environment:
     templates.filters.update(
         score=lambda value: f"{value:.3f}",
         signed=signed,
-        percent=lambda value, digits=0: f"{100 * value:.{digits}f} %",
+        percent=lambda value, digits=0: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
         day=lambda text: text[:10],
         first_rank=lambda rank: f"first right one at {rank}" if rank else "no right one found",
         md=_markdown,
+        prose=_prose,
         side_by_side=_side_by_side,
     )
     return templates
@@ -295,6 +296,12 @@ def _templates() -> jinja2.Environment:
 def _markdown(text: str) -> str:
     """On one line, with nothing in it that Markdown reads as its own."""
     return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _prose(text: str) -> Markup:
+    """A sentence of ours as HTML: what stands in backticks is code."""
+    escaped = str(Markup.escape(text))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
 
 
 def _side_by_side(query: ChangedQuery) -> list[tuple[str, str]]:
