@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import PairsInvalid
+from training.extras import require
 from training.judgments import JudgedDocument, read_judgments
 from training.pair_columns import PairColumns
 from training.pairs import Pair, PairRow, RejectedRow
@@ -225,13 +226,9 @@ def _group(record: Record, field: str | None) -> str | None:
 
 def _dataset(ref: str, split: str | None) -> Records:
     """The rows of a Hugging Face dataset."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise PairsInvalid(
-            "reading a Hugging Face dataset needs the datasets package: "
-            "pip install 'reindexer[train]'"
-        ) from error
+    require("datasets")
+    import datasets
+
     found: Any
     try:
         if Path(ref).is_dir():

@@ -6,6 +6,7 @@ never cut: what a model saw in training cannot come back in the test under anoth
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,8 +173,9 @@ def _by_time(
     n_test = _part_size(test_share, len(pairs))
     n_dev = _part_size(dev_share, len(pairs))
     # Pairs of one moment stay together, in the later part.
-    test_from = ordered[len(ordered) - n_test] if n_test else float("inf")
-    dev_from = ordered[len(ordered) - n_test - n_dev] if n_dev else test_from
+    test_from = ordered[-n_test] if n_test else float("inf")
+    earlier = ordered[: bisect.bisect_left(ordered, test_from)]
+    dev_from = earlier[-n_dev] if n_dev and len(earlier) >= n_dev else test_from
     last_time: dict[int, float] = {}
     sizes: dict[int, int] = {}
     for component, time_s in zip(component_of, times, strict=True):
