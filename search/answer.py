@@ -9,6 +9,7 @@ from typing import Any, Literal
 from search.documents import Value
 
 Mode = Literal["hybrid", "dense", "lexical"]
+RunMode = Literal["hybrid", "dense", "lexical", "hybrid-rrf"]  # the last: whatever was fitted
 Part = Literal["lexical", "dense", "corpus"]  # what an answer may have to do without
 
 
@@ -33,7 +34,8 @@ class Explanation:
 
     lexical_score: float | None  # BM25; None: the lexical leg did not return the document
     dense_score: float | None  # cosine of the best passage
-    contributions: Mapping[str, float]  # what each leg added to the fused score
+    contributions: Mapping[str, float]  # what each leg added to the fused score, by leg
+    weights: Mapping[str, float]  # of each leg in the generation's fusion, by leg
     passage: int | None  # number of the best passage, from 0
     seq: int | None  # the document's change as the corpus has it now; None without the corpus
 
@@ -42,6 +44,7 @@ class Explanation:
             "lexical_score": self.lexical_score,
             "dense_score": self.dense_score,
             "contributions": dict(self.contributions),
+            "weights": dict(self.weights),
             "passage": self.passage,
             "seq": self.seq,
         }

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from search.answer import RunMode
 from search.corpus import Corpus
 from search.documents import (
     DEFAULT_SOURCE,
@@ -105,7 +106,15 @@ class RunsBody(_Body):
     """Many queries against one generation, for evaluation: ids only."""
 
     queries: list[str] = Field(max_length=MAX_RUN_QUERIES)
-    mode: Mode = "hybrid"
+    mode: RunMode = "hybrid"
+    depth: int = Field(default=100, ge=1, le=MAX_K)
+    generation: str | None = None
+
+
+class LegsBody(_Body):
+    """Many queries against both legs of one generation, for fitting its fusion: ids and scores."""
+
+    queries: list[str] = Field(max_length=MAX_RUN_QUERIES)
     depth: int = Field(default=100, ge=1, le=MAX_K)
     generation: str | None = None
 
@@ -172,6 +181,11 @@ def create_app(service: Service) -> FastAPI:
     def post_runs(body: RunsBody) -> dict[str, Any]:
         with _searcher(service, body.generation) as searcher:
             return searcher.runs(body.queries, mode=body.mode, depth=body.depth)
+
+    @app.post("/legs", dependencies=[Depends(own_token)])
+    def post_legs(body: LegsBody) -> dict[str, Any]:
+        with _searcher(service, body.generation) as searcher:
+            return searcher.legs(body.queries, depth=body.depth)
 
     @app.post("/verify", dependencies=[Depends(own_token)])
     def post_verify(body: VerifyBody) -> Mapping[str, Any]:

@@ -6,15 +6,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from search.answer import Answer, Explanation, Hit, Mode, Part, TookMs
+from search.answer import Answer, Explanation, Hit, Part, RunMode, TookMs
 from search.dense import DenseHit, FloatVector
 from search.documents import Change, Document, Value
 from search.errors import InvalidQuery, SearchError
-from search.fusion import Fused, contributions, fuse
-from search.recipe import Recipe
+from search.fusion import PLAIN_RRF, Fused, contributions, fuse
+from search.recipe import FusionRecipe
 from search.snippet import query_words, snippet
 from training.errors import TrainingError
 
@@ -40,18 +41,19 @@ class Query:
         self._began = time.perf_counter()
         self._took_ms: dict[str, float] = {}
         self._errors: dict[Part, Exception] = {}
+        self._fusion = searcher.recipe.fusion
+        self._depth = request.leg_depth(self._fusion)
         self._vector: FloatVector | None = None
         self._lexical: Sequence[LexicalHit] = ()
         self._dense: Sequence[DenseHit] = ()
 
     def answer(self) -> Answer:
         request, searcher = self._request, self._searcher
-        depth = request.leg_depth
-        self._ask_legs(depth)
+        self._ask_legs()
         found = self._find()
-        while len(found) < request.k and self._is_more_than(depth):
-            depth = min(depth * _DEEPER, MAX_DEPTH)
-            self._ask_legs(depth)
+        while len(found) < request.k and self._is_more():
+            self._depth = min(self._depth * _DEEPER, MAX_DEPTH)
+            self._ask_legs()
             found = self._find()
         hits = self._hits(found)
         return Answer(
@@ -66,18 +68,18 @@ class Query:
 
     # -- the two legs --------------------------------------------------------------------------
 
-    def _ask_legs(self, depth: int) -> None:
+    def _ask_legs(self) -> None:
         # One after the other: a second thread was measured and gains nothing over 100,000
         # documents, where a leg takes a millisecond and every core has queries of its own.
         mode = self._request.mode
         if mode != "dense" and "lexical" not in self._errors:
             with self._may_fail("lexical"), self._timed("lexical"):
                 self._lexical = self._searcher.lexical.search(
-                    self._request.query, depth, self._request.where
+                    self._request.query, self._depth, self._request.where
                 )
         if mode != "lexical" and "dense" not in self._errors:
             with self._may_fail("dense"):
-                self._ask_dense(depth)
+                self._ask_dense()
         failed = [part for part in ("lexical", "dense") if part in self._errors]
         if len(failed) == (2 if mode == "hybrid" else 1):
             error = self._errors[failed[-1]]
@@ -85,16 +87,18 @@ class Query:
                 error.add_note(f"and the {part} leg: {self._errors[part]}")
             raise error
 
-    def _ask_dense(self, depth: int) -> None:
+    def _ask_dense(self) -> None:
         if self._vector is None:
             with self._timed("encode"):
                 self._vector = self._searcher.encode([self._request.query])[0]
         with self._timed("dense"):
-            self._dense = self._searcher.collection.search(self._vector, depth, self._request.where)
+            self._dense = self._searcher.collection.search(
+                self._vector, self._depth, self._request.where
+            )
 
-    def _is_more_than(self, depth: int) -> bool:
-        """Whether a leg has more documents than this to give."""
-        return depth < MAX_DEPTH and max(len(self._lexical), len(self._dense)) >= depth
+    def _is_more(self) -> bool:
+        """Whether a leg has more documents to give than it was asked for."""
+        return self._depth < MAX_DEPTH and max(len(self._lexical), len(self._dense)) >= self._depth
 
     # -- the documents -------------------------------------------------------------------------
 
@@ -113,7 +117,9 @@ class Query:
 
     def _rank(self, k: int) -> list[Fused]:
         with self._timed("fuse"):
-            return rank(self._request.mode, self._lexical, self._dense, self._searcher.recipe, k)
+            return rank(
+                self._request.mode, self._lexical, self._dense, self._fusion, k, depth=self._depth
+            )
 
     def _existing(self, ranked: Sequence[Fused]) -> list[tuple[Fused, Change | None]]:
         """Those that the corpus still has and that match the filter as they are now: a leg may be
@@ -137,21 +143,20 @@ class Query:
         with self._timed("hydrate"):
             words = query_words(self._request.query)
             wanted = {place.doc_id for place, _ in found}
-            lexical = {hit.doc_id: hit for hit in self._lexical if hit.doc_id in wanted}
             dense = {hit.doc_id: hit for hit in self._dense if hit.doc_id in wanted}
-            return tuple(
-                self._hit(
-                    rank, place, change, lexical.get(place.doc_id), dense.get(place.doc_id), words
-                )
+            hits = [
+                self._hit(rank, place, change, dense.get(place.doc_id), words)
                 for rank, (place, change) in enumerate(found, 1)
-            )
+            ]
+        if self._request.explain:
+            hits = self._explained(hits, found, dense)
+        return tuple(hits)
 
     def _hit(
         self,
         rank: int,
         place: Fused,
         change: Change | None,
-        lexical: LexicalHit | None,
         dense: DenseHit | None,
         words: Sequence[str],
     ) -> Hit:
@@ -169,21 +174,43 @@ class Query:
             metadata=metadata,
             lexical_rank=place.lexical_rank,
             dense_rank=place.dense_rank,
-            explanation=Explanation(
-                lexical_score=lexical.score if lexical is not None else None,
-                dense_score=dense.score if dense is not None else None,
-                contributions=self._contributions(place),
-                passage=dense.number if dense is not None else None,
-                seq=change.seq if change is not None else None,
-            )
-            if self._request.explain
-            else None,
         )
 
-    def _contributions(self, place: Fused) -> dict[str, float]:
-        if self._request.mode != "hybrid":
-            return {self._request.mode: place.score}
-        return contributions(place, self._searcher.recipe.fusion)
+    def _explained(
+        self,
+        hits: Sequence[Hit],
+        found: Sequence[tuple[Fused, Change | None]],
+        dense: Mapping[str, DenseHit],
+    ) -> list[Hit]:
+        """The hits with how each came to its place."""
+        mode, fusion = self._request.mode, self._fusion
+        lexical = {hit.doc_id: hit for hit in self._lexical}
+        if mode == "hybrid":
+            added = contributions(
+                self._lexical,
+                self._dense,
+                fusion,
+                [hit.doc_id for hit in hits],
+                depth=self._depth,
+            )
+            weights = {"lexical": fusion.lexical_weight, "dense": fusion.dense_weight}
+        else:
+            added = {hit.doc_id: {mode: hit.score} for hit in hits}
+            weights = {mode: 1.0}
+        return [
+            replace(
+                hit,
+                explanation=Explanation(
+                    lexical_score=lexical[hit.doc_id].score if hit.doc_id in lexical else None,
+                    dense_score=dense[hit.doc_id].score if hit.doc_id in dense else None,
+                    contributions=added[hit.doc_id],
+                    weights=weights,
+                    passage=dense[hit.doc_id].number if hit.doc_id in dense else None,
+                    seq=change.seq if change is not None else None,
+                ),
+            )
+            for hit, (_, change) in zip(hits, found, strict=True)
+        ]
 
     # -- time and trouble ----------------------------------------------------------------------
 
@@ -217,18 +244,22 @@ class Query:
 
 
 def rank(
-    mode: Mode,
+    mode: RunMode,
     lexical: Sequence[LexicalHit],
     dense: Sequence[DenseHit],
-    recipe: Recipe,
+    fusion: FusionRecipe,
     k: int,
+    *,
+    depth: int,
 ) -> list[Fused]:
     """The k best; of one leg alone in its own order and with its own scores."""
     if mode == "lexical":
         return [Fused(hit.doc_id, hit.score, rank, None) for rank, hit in enumerate(lexical[:k], 1)]
     if mode == "dense":
         return [Fused(hit.doc_id, hit.score, None, rank) for rank, hit in enumerate(dense[:k], 1)]
-    return fuse(lexical, dense, recipe.fusion, k)
+    if mode == "hybrid-rrf":
+        fusion = PLAIN_RRF
+    return fuse(lexical, dense, fusion, k, depth=depth)
 
 
 def _passage(document: Document, hit: DenseHit | None, seq: int) -> str:

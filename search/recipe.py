@@ -39,17 +39,43 @@ class SplitterRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FusionRecipe:
-    """How the two legs become one ranking: reciprocal rank fusion (Cormack et al. 2009)."""
+class FittedOn:
+    """The judged queries that a fusion was fitted on."""
 
-    rrf_k: int = 60  # rank starts at 1
+    queries: int
+    judgments_sha256: str
+    at: float  # Unix seconds
+    ndcg_at_10: float  # of the fitted fusion, cross-validated
+    rrf_ndcg_at_10: float  # of plain reciprocal rank fusion on the same queries
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionRecipe:
+    """How the two legs become one ranking.
+
+    rrf: reciprocal rank fusion (Cormack, Clarke and Büttcher 2009), as long as nothing is known of
+    the domain. convex: a weighted mean of scores (Bruch, Gai and Ingber 2023), with weights that
+    `reindexer tune` fits to judged queries; they add up to 1, and a weight of 1 is one leg alone.
+    """
+
+    method: Literal["rrf", "convex"] = "rrf"
     lexical_weight: float = 1.0
     dense_weight: float = 1.0
+    rrf_k: int = 60  # rank starts at 1; method rrf only
+    dense_span: float = 1.0  # cosine that counts as 1; method convex only
+    depth: int = 100  # documents from each leg, unless a query asks for another depth
+    fitted: FittedOn | None = None  # None: not fitted
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FusionRecipe:
+        fitted = value.get("fitted")
+        return cls(**{**value, "fitted": FittedOn(**fitted) if fitted is not None else None})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What a generation is made of; immutable once the generation is recorded."""
+    """What a generation is made of; immutable once the generation is recorded, its fusion apart:
+    vectors and postings do not depend on that."""
 
     model: str  # support@4
     fingerprint: str  # of the encoder (weights, tokenizer, prompts, pooling, lengths, dim)
@@ -70,7 +96,7 @@ class Recipe:
         value: dict[str, Any] = json.loads(text)
         value["splitter"] = SplitterRecipe(**value["splitter"])
         value["analyzer"] = AnalyzerRecipe(**value["analyzer"])
-        value["fusion"] = FusionRecipe(**value["fusion"])
+        value["fusion"] = FusionRecipe.from_json(value["fusion"])
         return cls(**value)
 
     def collection_spec(self, generation: str) -> CollectionSpec:

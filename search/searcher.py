@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
-from search.answer import Answer, Mode
+from search.answer import Answer, Mode, RunMode
 from search.corpus import Corpus
 from search.dense import DenseCollection, DenseHit, FloatMatrix
 from search.documents import Filter, validate_filter
 from search.errors import InvalidQuery, SpaceMismatch
+from search.fusion import PLAIN_RRF
 from search.query import MAX_DEPTH, Query, rank
-from search.recipe import Recipe
+from search.recipe import FusionRecipe, Recipe
 from training.errors import EncodingFailed
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_QUERY_CHARACTERS = 10_000
 MAX_K = 1_000
-DEFAULT_DEPTH = 100
+DEFAULT_DEPTH = PLAIN_RRF.depth
 
 _WARM_UP = "the first query of a generation"
 
@@ -36,7 +37,7 @@ class SearchRequest:
     k: int = 10  # hits wanted
     mode: Mode = "hybrid"
     where: Filter = ()
-    depth: int | None = None  # documents from each leg; unless given 100 or k, the larger
+    depth: int | None = None  # documents from each leg; unless given the fusion's or k, the larger
     explain: bool = False
 
     def __post_init__(self) -> None:
@@ -63,9 +64,8 @@ class SearchRequest:
             )
         validate_filter(self.where)
 
-    @property
-    def leg_depth(self) -> int:
-        return self.depth if self.depth is not None else max(DEFAULT_DEPTH, self.k)
+    def leg_depth(self, fusion: FusionRecipe) -> int:
+        return self.depth if self.depth is not None else max(fusion.depth, self.k)
 
 
 class QueryEncoder(Protocol):
@@ -137,25 +137,49 @@ class Searcher:
         return Query(self, request).answer()
 
     def runs(
-        self, queries: Sequence[str], *, mode: Mode = "hybrid", depth: int = DEFAULT_DEPTH
+        self, queries: Sequence[str], *, mode: RunMode = "hybrid", depth: int = DEFAULT_DEPTH
     ) -> dict[str, Any]:
         """The doc_ids of many queries, best first and at most `depth` each, in `runs`; for
         evaluation. They are encoded together, ranked as `search` ranks, and not looked up in the
-        corpus. Raises what a leg raises: an evaluation on one leg would be no evaluation.
+        corpus. Mode hybrid-rrf is hybrid as it is without a fitted fusion. Raises what a leg
+        raises: an evaluation on one leg would be no evaluation.
         """
-        requests = [SearchRequest(query=query, k=depth, mode=mode) for query in queries]
-        vectors = self.encode(queries) if requests and mode != "lexical" else None
+        fusion = PLAIN_RRF if mode == "hybrid-rrf" else self.recipe.fusion
+        leg_depth = max(fusion.depth, depth)
         runs = []
-        for row, request in enumerate(requests):
-            lexical: Sequence[LexicalHit] = ()
-            dense: Sequence[DenseHit] = ()
-            if mode != "dense":
-                lexical = self.lexical.search(request.query, request.leg_depth)
-            if vectors is not None:
-                dense = self.collection.search(vectors[row], request.leg_depth)
-            ranked = rank(mode, lexical, dense, self.recipe, depth)
+        for lexical, dense in self._both_legs(queries, mode, leg_depth):
+            ranked = rank(mode, lexical, dense, fusion, depth, depth=leg_depth)
             runs.append([place.doc_id for place in ranked])
         return {"generation": self.generation, "model": self.model, "mode": mode, "runs": runs}
+
+    def legs(self, queries: Sequence[str], *, depth: int) -> dict[str, Any]:
+        """What each leg says to many queries, in `lexical` and `dense`: [doc_id, score] of at most
+        `depth` documents, best first; for fitting a fusion. Raises what a leg raises.
+        """
+        legs = list(self._both_legs(queries, "hybrid", depth))
+        return {
+            "generation": self.generation,
+            "model": self.model,
+            "lexical": [[[hit.doc_id, hit.score] for hit in lexical] for lexical, _ in legs],
+            "dense": [[[hit.doc_id, hit.score] for hit in dense] for _, dense in legs],
+        }
+
+    def _both_legs(
+        self, queries: Sequence[str], mode: RunMode, depth: int
+    ) -> Iterator[tuple[Sequence[LexicalHit], Sequence[DenseHit]]]:
+        """The hits of each query; none of a leg that the mode does not ask."""
+        for query in queries:
+            SearchRequest(query=query)  # a query that cannot be answered raises here
+        vectors = self.encode(queries) if queries and mode != "lexical" else None
+        for row, query in enumerate(queries):
+            yield (
+                self.lexical.search(query, depth) if mode != "dense" else (),
+                self.collection.search(vectors[row], depth) if vectors is not None else (),
+            )
+
+    def with_fusion(self, fusion: FusionRecipe) -> Searcher:
+        """The same opened generation, fusing in another way."""
+        return replace(self, recipe=replace(self.recipe, fusion=fusion))
 
     def warm(self) -> None:
         """One query through every part, so that the first user does not wait for it. Raises what a

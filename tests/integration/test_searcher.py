@@ -24,7 +24,7 @@ from search.errors import (
 )
 from search.lexical import LexicalIndex
 from search.recipe import AnalyzerRecipe, FusionRecipe, Recipe, SplitterRecipe
-from search.searcher import DEFAULT_DEPTH, MAX_K, MAX_QUERY_CHARACTERS, Searcher, SearchRequest
+from search.searcher import MAX_K, MAX_QUERY_CHARACTERS, Searcher, SearchRequest
 from training.errors import EncodingFailed
 
 DIM = 64
@@ -455,9 +455,10 @@ def test_a_request_that_cannot_be_answered_is_refused(
 
 
 def test_the_legs_give_no_less_than_k() -> None:
-    assert SearchRequest(query="zebra").leg_depth == DEFAULT_DEPTH
-    assert SearchRequest(query="zebra", k=500).leg_depth == 500
-    assert SearchRequest(query="zebra", depth=17).leg_depth == 17
+    fusion = FusionRecipe(depth=40)
+    assert SearchRequest(query="zebra").leg_depth(fusion) == 40
+    assert SearchRequest(query="zebra", k=500).leg_depth(fusion) == 500
+    assert SearchRequest(query="zebra", depth=17).leg_depth(fusion) == 17
 
 
 def test_a_query_without_known_words_is_answered_by_the_dense_leg(animals: World) -> None:
