@@ -7,6 +7,7 @@ come out too high: the more checkpoints to choose from, the more so.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +17,12 @@ from typing import Any
 
 import orjson
 
+from training.errors import PairsInvalid
 from training.judgments import read_documents, read_judgments, splits
 from training.lookalikes import bm25_lookalikes
+from training.pair_columns import MATCH_SCORE
 from training.pairs import Pair, text_key
+from training.split import split_pairs
 
 DEV_SPLITS = ("dev", "validation", "valid", "val")
 DEV_SHARE = 0.1  # of the queries
@@ -99,6 +103,8 @@ def _from_pairs(held_out: Sequence[Pair], left: Sequence[Pair], rng: random.Rand
     queries: dict[str, str] = {}
     relevant: dict[str, list[str]] = defaultdict(list)
     for pair in held_out:
+        if pair.score is not None and pair.score < MATCH_SCORE:
+            continue
         query_id = f"q-{text_key(pair.anchor)}"
         queries[query_id] = pair.anchor
         relevant[query_id].append(ids[pair.positive])
@@ -107,7 +113,7 @@ def _from_pairs(held_out: Sequence[Pair], left: Sequence[Pair], rng: random.Rand
     return DevSet(
         queries=queries,
         corpus=_hard_corpus(queries, pool, wanted, len(left), rng),
-        relevant=relevant,
+        relevant=dict(relevant),
         origin=f"{len(queries):,} queries held out from the pairs",
     )
 
@@ -135,8 +141,17 @@ def _hard_corpus(
 
 
 def _hold_out(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
+    """(held out, left). By whole components, so that nothing leaks; by query alone where nearly
+    everything hangs together, as when one question is asked of every document."""
     n_queries = len({text_key(pair.anchor) for pair in pairs})
-    wanted = min(MAX_QUERIES, int(n_queries * DEV_SHARE))
-    if wanted < MIN_QUERIES:
+    share = min(DEV_SHARE, MAX_QUERIES / max(1, n_queries))
+    if share * n_queries < MIN_QUERIES:
         return [], list(pairs)
-    raise NotImplementedError(seed)
+    with contextlib.suppress(PairsInvalid):
+        split = split_pairs(pairs, dev_share=share, test_share=0.0, seed=seed, by_time=False)
+        if len({text_key(pair.anchor) for pair in split.dev}) >= MIN_QUERIES:
+            return split.dev, split.train
+    anchors = sorted({text_key(pair.anchor) for pair in pairs})
+    chosen = set(random.Random(seed).sample(anchors, round(share * n_queries)))
+    held_out = [pair for pair in pairs if text_key(pair.anchor) in chosen]
+    return held_out, [pair for pair in pairs if text_key(pair.anchor) not in chosen]

@@ -1,4 +1,4 @@
-"""Packages that come with an extra: found, or named in an error with the command that installs it."""
+"""Packages that come with an extra: there, or an error that says what to install."""
 
 from __future__ import annotations
 

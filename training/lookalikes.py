@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ def bm25_lookalikes(queries: Sequence[str], texts: Sequence[str], depth: int) ->
         return [[] for _ in queries]
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
     index = bm25s.BM25(method="lucene")
     index.index([words(text) for text in texts], show_progress=False)
     rows, scores = index.retrieve(

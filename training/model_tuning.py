@@ -1,4 +1,4 @@
-"""From a base version and columns of texts to a folder with tuned weights, whatever memory there is.
+"""From a base version and columns of texts to a folder with tuned weights, in what memory there is.
 
 Nothing here knows where pairs come from or what becomes of the folder.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,16 +237,18 @@ def _add_adapter(model: SentenceTransformer) -> Any:
 
     if model.transformers_model is None:
         raise RecipeInvalid("--lora is for transformers; this model has none. Leave it out")
-    return get_peft_model(
-        model.transformers_model,
-        LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear"),
-    )
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5 by the older of two names
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(
+            model.transformers_model,
+            LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear"),
+        )
 
 
 def _checkpoint_gradients(model: SentenceTransformer) -> None:
     if model.transformers_model is not None:
-        model.transformers_model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
+        model.transformers_model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
         )
 
 

@@ -13,12 +13,13 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from training.audit import CrossScores
 from training.encoded_texts import EncodedTexts
 from training.errors import RecipeInvalid
 from training.extras import require
@@ -52,12 +53,6 @@ class Mined:
     without: int  # pairs that got none
 
 
-class Rescorer(Protocol):
-    """A second opinion on (query, text), such as a CrossEncoder; higher is closer."""
-
-    def predict(self, inputs: list[tuple[str, str]], /, **options: Any) -> Any: ...
-
-
 def candidates_from(
     pairs: Iterable[Pair], documents: Iterable[tuple[str, str]] = ()
 ) -> list[Candidate]:
@@ -87,7 +82,7 @@ def mine(
     *,
     source: NegativeSource,
     per_anchor: int,
-    rescorer: Rescorer | None = None,
+    scores_of: CrossScores | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Mined:
     """Give each pair up to per_anchor negatives; those it has already come first.
@@ -95,7 +90,8 @@ def mine(
     Never a negative: a known positive of the same query, a near copy of one, or a text within the
     margin of the query's farthest positive. same-document fills up with dense ones.
 
-    rescorer: judges the margin in place of the cosine. on_progress gets texts encoded, of how many.
+    scores_of: judges the margin in place of the cosine, such as PairScorer.scores. on_progress gets
+    texts encoded, of how many.
     Raises RecipeInvalid when same-document is asked for and no pair says what it belongs to.
     """
     if source == "none":
@@ -111,11 +107,11 @@ def mine(
     known = _Positives(pairs)
     lists: list[Mapping[str, Sequence[str]]] = []
     if source == "same-document":
-        lists.append(_within_margin(_of_same_group(pairs, candidates), known, encoder, rescorer))
+        lists.append(_within_margin(_of_same_group(pairs, candidates), known, encoder, scores_of))
     if source in ("bm25", "both"):
-        lists.append(_within_margin(_by_bm25(anchors, texts), known, encoder, rescorer))
+        lists.append(_within_margin(_by_bm25(anchors, texts), known, encoder, scores_of))
     if source in ("dense", "both", "same-document"):
-        lists.append(_dense(pairs, texts, encoder, per_anchor, rescorer))
+        lists.append(_dense(pairs, texts, encoder, per_anchor, scores_of))
 
     grouped = {candidate.text: candidate.group for candidate in candidates}
     found = same_document = without = 0
@@ -183,7 +179,7 @@ def _within_margin(
     offered: Mapping[str, Sequence[str]],
     known: _Positives,
     encoder: EncodedTexts,
-    rescorer: Rescorer | None,
+    scores_of: CrossScores | None,
 ) -> dict[str, list[str]]:
     """Of each query's texts those below the margin, closest first. offered: by anchor."""
     kept: dict[str, list[str]] = {}
@@ -191,7 +187,7 @@ def _within_margin(
         positives = known.of(anchor)
         if not texts or not positives:
             continue
-        values = _closeness(anchor, [*positives, *texts], encoder, rescorer)
+        values = _closeness(anchor, [*positives, *texts], encoder, scores_of)
         farthest = float(values[: len(positives)].min())
         limit = farthest - MARGIN * abs(farthest)
         scored = zip(values[len(positives) :].tolist(), texts, strict=True)
@@ -200,11 +196,11 @@ def _within_margin(
 
 
 def _closeness(
-    anchor: str, texts: Sequence[str], encoder: EncodedTexts, rescorer: Rescorer | None
+    anchor: str, texts: Sequence[str], encoder: EncodedTexts, scores_of: CrossScores | None
 ) -> NDArray[np.float32]:
     """(len(texts),) how close each text is to the query."""
-    if rescorer is not None:
-        return np.asarray(rescorer.predict([(anchor, text) for text in texts]), np.float32)
+    if scores_of is not None:
+        return np.asarray(scores_of([(anchor, text) for text in texts]), np.float32)
     cosines: NDArray[np.float32] = (
         encoder.encode_documents(texts) @ encoder.encode_queries([anchor])[0]
     )
@@ -238,7 +234,7 @@ def _dense(
     texts: Sequence[str],
     encoder: EncodedTexts,
     per_anchor: int,
-    rescorer: Rescorer | None,
+    scores_of: CrossScores | None,
 ) -> dict[str, list[str]]:
     """sentence-transformers' own miner, reading vectors that are there already."""
     require("datasets")
@@ -256,7 +252,7 @@ def _dense(
             Dataset.from_dict(columns),
             _EncodedModel(encoder),  # type: ignore[arg-type]
             corpus=list(texts),
-            cross_encoder=rescorer,  # type: ignore[arg-type]
+            cross_encoder=_Predicting(scores_of) if scores_of is not None else None,  # type: ignore[arg-type]
             relative_margin=MARGIN,
             num_negatives=wanted,
             output_format="triplet",
@@ -288,6 +284,16 @@ class _EncodedModel:
 
     def similarity_pairwise(self, one: Any, other: Any) -> torch.Tensor:
         return (torch.as_tensor(one) * torch.as_tensor(other)).sum(dim=1)
+
+
+class _Predicting:
+    """The part of a CrossEncoder that the miner uses."""
+
+    def __init__(self, scores_of: CrossScores) -> None:
+        self._scores_of = scores_of
+
+    def predict(self, texts: Sequence[tuple[str, str]], **_: Any) -> torch.Tensor:
+        return torch.tensor(self._scores_of(texts))
 
 
 # -- small parts ----------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class DtypeCache:
     ) -> None:
         """work: what was measured, where it is not encoding."""
         self._path = folder / "dtypes.json" if folder is not None else None
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
         threads = torch.get_num_threads()
         self._key = f"{fingerprint[:16]} {device.type} {name} x{threads} torch-{torch.__version__}"
         self._key += f" {work}" if work else ""
@@ -162,7 +162,8 @@ class DtypeCache:
         return value if isinstance(value, dict) else {}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

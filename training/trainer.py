@@ -189,13 +189,17 @@ class _Trainer(SentenceTransformerTrainer):
         }
         save_file(weights, Path(output_dir) / WEIGHTS)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        weights = load_file(Path(checkpoint_path) / WEIGHTS)
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        del model
+        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         unexpected = self.model.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:
-            raise RuntimeError(f"{checkpoint_path} is of another model: {unexpected[:3]}")
+            raise RuntimeError(f"{resume_from_checkpoint} is of another model: {unexpected[:3]}")
 
     def _load_best_model(self) -> None:
+        assert self.args.output_dir is not None
         best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
         self._load_from_checkpoint(str(best))
 
@@ -280,8 +284,9 @@ class _DevEvaluator(InformationRetrievalEvaluator):
         with autocast(self._device, self._dtype):
             return super().__call__(model, *args, **options)
 
-    def embed_inputs(self, model: Any, sentences: Any, **options: Any) -> Any:
-        return super().embed_inputs(model, sentences, **options).float()
+    def embed_inputs(self, *args: Any, **options: Any) -> Any:
+        rows: Any = super().embed_inputs(*args, **options)  # a tensor, whatever its annotation says
+        return rows.float()
 
 
 @contextlib.contextmanager

