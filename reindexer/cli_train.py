@@ -156,6 +156,7 @@ def _dims(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @pass_invocation
 def train(
     invocation: Invocation,
+    /,
     pairs: str,
     base_ref: str,
     name: str,

@@ -13,6 +13,7 @@ from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE, Lease
 from search.errors import CutOverRefused, NoLiveGeneration, StoreError, WrongState
 from search.generations import Generation
+from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def cut_over(
     with who said so.
 
     Raises LeaseHeld while another switch is under way, WrongState, GateRefused when the last
-    verification did not pass, and CutOverRefused when a serving process could not prepare or the
-    pointer was not where it was expected. In every case what was live still is.
+    verification did not pass or the model was refused when it was trained, and CutOverRefused when
+    a serving process could not prepare or the pointer was not where it was expected. In every case
+    what was live still is.
     """
     generation = data.catalog.get(target)
     with data.journal.lease(CUT_OVER_LEASE) as lease:
@@ -67,6 +69,8 @@ def cut_over(
         if live is not None and live.name == target:
             raise WrongState(f"{target} is live already; nothing was changed")
         _check_may_go_live(generation, override)
+        if generation.state != "standby":
+            check_trained_better(data, generation.recipe.model, override)
         return _switch(data, generation, live, lease, override, kind, on_wait)
 
 
@@ -107,6 +111,24 @@ def _check_may_go_live(generation: Generation, override: str | None) -> None:
             f"{generation.name} has not passed verification; run "
             f"`reindexer verify {generation.name}`"
         )
+
+
+def check_trained_better(data: DataDirectory, model: str, override: str | None) -> None:
+    """Raises GateRefused when this version was trained here and did not prove better than its base,
+    unless somebody says why it may go live all the same."""
+    try:
+        version = data.registry.resolve(model)
+    except TrainingError:  # gone or damaged: preparing it says so, with what to do
+        return
+    if version.lineage.get("gate") != "refused":
+        return
+    reason = version.lineage.get("gate_reason", "no reason is recorded")
+    if override is None:
+        raise GateRefused(
+            f"{version} was refused when it was trained: {reason}. See `reindexer models show "
+            f'{version}`; to switch all the same: --override "REASON"'
+        )
+    log.warning("%s goes live although it was refused when it was trained: %s", version, reason)
 
 
 def _switch(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reindexer.build_job import EXIT_PAUSED, BuildJob
-from reindexer.cutover import cut_over
+from reindexer.cutover import check_trained_better, cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
 from reindexer.journal import BUILD_LEASE, Build, Lease
@@ -84,7 +84,8 @@ def upgrade(
     An unfinished build of the same recipe is resumed; a generation that is ready is not built
     again; when the live generation already has this recipe nothing happens.
 
-    Raises LeaseHeld (another build is running), GateRefused, CutOverRefused, BuildFailed,
+    Raises LeaseHeld (another build is running), GateRefused (also for a version that was refused
+    when it was trained, unless override says why), CutOverRefused, BuildFailed,
     ModelNotFound, ModelDamaged.
     """
     version = find_model(data, model)
@@ -101,6 +102,8 @@ def upgrade(
     standby = data.catalog.standby()
     if standby is not None and same_recipe(standby.recipe, recipe):
         return _switch_to_standby(data, standby, live_name, cut_over_after, on_wait)
+    if cut_over_after:
+        check_trained_better(data, str(version), override)  # before hours of encoding
     with data.journal.lease(BUILD_LEASE) as lease:
         generation = _generation_for(data, recipe)
         try:
