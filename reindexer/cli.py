@@ -63,6 +63,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Models": {
         "pairs": "cli_pairs",
         "models": "cli_models",
+        "compare": "cli_compare",
         "train": "cli_train",
     },
     "From one model to the next": {

@@ -8,7 +8,7 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from reindexer.journal import Journal
 from reindexer.settings import Settings
@@ -61,13 +61,16 @@ class DataDirectory:
     def load_encoder(self, model: str) -> Encoder:
         from training.encoder import Encoder
 
-        return Encoder(
-            self.registry.resolve(model),
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-            max_batch_tokens=self.settings.max_batch_tokens,
-            cache_dir=self.path / "cache",
-        )
+        return Encoder(self.registry.resolve(model), **self.encoder_options())
+
+    def encoder_options(self) -> dict[str, Any]:
+        """What the settings say about encoders, as keyword arguments of Encoder."""
+        return {
+            "device": self.settings.device,
+            "dtype": self.settings.dtype,
+            "max_batch_tokens": self.settings.max_batch_tokens,
+            "cache_dir": self.path / "cache",
+        }
 
     def lexical_path(self, analyzer: AnalyzerRecipe) -> Path:
         return self.path / "lexical" / analyzer.id

