@@ -23,11 +23,15 @@ LEXICAL_PAGE = 2_000  # changes applied at a time
 class Opener:
     """Opens generations of one process; models and lexical indexes are shared between them."""
 
-    def __init__(self, data: DataDirectory, *, writable: bool, wait_s: float = 5.0) -> None:
+    def __init__(
+        self, data: DataDirectory, *, writable: bool, wait_s: float = 5.0, warm: bool = True
+    ) -> None:
         """writable: this process holds the sync lease, so it may save lexical indexes.
-        wait_s: how long to wait for an embedded collection that another process has open."""
+        wait_s: how long to wait for an embedded collection that another process has open.
+        warm: queries are to come, and the first of them should not wait."""
         self._data = data
         self._writable = writable
+        self._warm = warm
         self._wait_s = wait_s
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
@@ -35,7 +39,7 @@ class Opener:
         self.lexical_changes = 0  # applied while opening
 
     def open(self, name: str) -> OpenGeneration:
-        """Load, check that encoder and collection share one vector space, warm up.
+        """Load, check that encoder and collection share one vector space, warm up if wanted.
 
         Raises SpaceMismatch, StoreError, ModelDamaged, ModelNotFound, GenerationNotFound.
         """
@@ -55,8 +59,9 @@ class Opener:
                 lexical=lexical,
                 corpus=data.corpus,
             )
-            warm_lexical()
-            searcher.warm()
+            if self._warm:
+                warm_lexical()
+                searcher.warm()
         except BaseException:
             collection.close()
             raise

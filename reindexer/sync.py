@@ -69,7 +69,7 @@ def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> 
     names = [name for name in wanted if name is not None]
     done: dict[str, ReplayProgress] = {}
     failure: Exception | None = None
-    opener = Opener(data, writable=True)
+    opener = Opener(data, writable=True, warm=False)
     try:
         for name in dict.fromkeys(names):
             generation = data.catalog.get(name)

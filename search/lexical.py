@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,10 +152,12 @@ class LexicalIndex:
             return []
         mask = state.matches(where) if where else None
         rows, scores = _best(*_engine(state, terms), state.n_rows, k, mask)
-        ranked = sorted(
-            zip([-score for score in scores], state.doc_ids(rows), state.seqs(rows), strict=True)
-        )
-        return [LexicalHit(doc_id, -negative, seq) for negative, doc_id, seq in ranked[:k]]
+        found = zip(state.doc_ids(rows), scores, state.seqs(rows), strict=True)
+        hits = list(map(LexicalHit._make, found))
+        if len(set(scores)) < len(scores):
+            hits.sort(key=_by_doc_id)  # two sorts on plain keys are quicker than one on pairs
+            hits.sort(key=_by_score, reverse=True)
+        return hits[:k]
 
     def matched_terms(self, query: str) -> list[str]:
         """The query's terms, each once, that at least one document holds."""
@@ -261,6 +264,10 @@ class LexicalIndex:
                 self._base_file = (mapped, file)
 
 
+_by_doc_id = attrgetter("doc_id")
+_by_score = attrgetter("score")
+
+
 def warm() -> None:
     """Load and compile the scoring engine, so that the first search is as quick as the next.
 
@@ -324,7 +331,7 @@ def _best(
     index: Any, terms: list[int], n_rows: int, k: int, mask: NDArray[np.float32] | None
 ) -> tuple[list[int], list[float]]:
     """The k best rows with a score above 0, all that tie at the k-th place included, and their
-    scores."""
+    scores; best first."""
     asked = min(k + SPARE_HITS, n_rows)
     found = index.retrieve([terms], k=asked, weight_mask=mask, show_progress=False)
     rows: list[int] = found.documents[0].tolist()
@@ -333,6 +340,7 @@ def _best(
     if least > 0 and scores[-1] == least and asked < n_rows:
         every = index.get_scores_from_ids(terms, weight_mask=mask)
         best = np.flatnonzero(every >= every[rows[:k]].min())
+        best = best[np.argsort(-every[best], kind="stable")]
         return best.tolist(), every[best].tolist()
     n_hits = k if least > 0 else 0
     while n_hits < asked and scores[n_hits] >= least and scores[n_hits] > 0:

@@ -98,12 +98,15 @@ def to_point(payload: Payload) -> Point:
         raise _foreign(error) from None
 
 
+_hit = DenseHit._make  # half the time of DenseHit(...)
+
+
 def to_hit(payload: Payload, score: float) -> DenseHit:
     """Raises CollectionDamaged for a point that something else wrote."""
     fields = payload or {}
     try:
-        return DenseHit(
-            fields[DOC_ID], score, fields["number"], fields["start"], fields["end"], fields[SEQ]
+        return _hit(
+            (fields[DOC_ID], score, fields["number"], fields["start"], fields["end"], fields[SEQ])
         )
     except KeyError as error:
         raise _foreign(error) from None
@@ -277,7 +280,9 @@ class NearestDocuments:
             if is_first and best:
                 self._learn(len(answer.hits) / len(best))
                 is_first = False
-            ranked = sorted(best.values(), key=_by_doc_id)  # two sorts on plain keys are quicker
+            ranked = list(best.values())
+            if len({hit.score for hit in ranked}) < len(ranked):
+                ranked.sort(key=_by_doc_id)  # two sorts on plain keys are quicker
             ranked.sort(key=_by_score, reverse=True)
             if answer.found < limit:
                 if exact or len(ranked) >= k:
