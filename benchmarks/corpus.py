@@ -23,7 +23,8 @@ YEARS = range(2000, 2025)
 
 _PAGE = 1_000  # documents made at a time
 _PUT = 2_000  # documents written at a time
-_CLUSTERS = 1_000
+_TOPICS = 1_000
+_DIRECTIONS = 48
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
@@ -59,12 +60,18 @@ def queries(count: int) -> list[str]:
 
 
 def vectors(count: int, dim: int, *, seed: int = 7) -> NDArray[np.float32]:
-    """(count, dim) rows of length 1 around a thousand centres, as the passages of a corpus lie
-    around its topics. Rows of another seed lie around the same centres."""
-    centres = np.random.default_rng(0).standard_normal((_CLUSTERS, dim), dtype=np.float32)
+    """(count, dim) rows of length 1 that lie as embeddings of text do: around a thousand topics,
+    and mostly within 48 directions, which is what makes them searchable. Rows of another seed lie
+    around the same topics."""
+    world = np.random.default_rng(0)
+    topics = world.standard_normal((_TOPICS, _DIRECTIONS), dtype=np.float32)
+    directions = world.standard_normal((_DIRECTIONS, dim), dtype=np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     rng = np.random.default_rng(seed)
-    rows = rng.standard_normal((count, dim), dtype=np.float32)
-    rows += centres[rng.integers(_CLUSTERS, size=count)]
+    places = topics[rng.integers(_TOPICS, size=count)]
+    places += rng.standard_normal((count, _DIRECTIONS), dtype=np.float32)
+    rows = places @ directions
+    rows += 0.1 * rng.standard_normal((count, dim), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 
