@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from types import UnionType
 from typing import Any
 
 from training.errors import ModelDamaged
@@ -14,6 +16,20 @@ from training.model_files import matters_for_vectors
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+
+_TYPES: Mapping[str, type | UnionType] = {  # of the fields that are not text
+    "number": int,
+    "path": Path,
+    "dim": int,
+    "max_tokens": int,
+    "normalize": bool,
+    "truncate_dim": int | None,
+    "files": dict,
+    "trust_remote_code": bool,
+    "notes": tuple,
+    "metrics": dict,
+    "lineage": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,31 +126,56 @@ def fingerprint(version: ModelVersion) -> str:
 
 
 def read_manifest(path: Path, name: str, number: int) -> ModelVersion:
+    """The version in a folder of the registry. Raises ModelDamaged."""
     again = f"Run `reindexer models remove {path.name}` and register the model again"
     try:
-        value = json.loads((path / MANIFEST).read_bytes())
+        content = (path / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise ModelDamaged(
             f"{path.name} is half written: {MANIFEST} is missing in {path}. {again}"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ModelDamaged(f"{path / MANIFEST} cannot be read ({error}). {again}") from error
-    if isinstance(value, dict) and value.get("format", 0) > MANIFEST_FORMAT:
-        raise ModelDamaged(
-            f"{path / MANIFEST} has format {value['format']}, this release reads up to "
-            f"{MANIFEST_FORMAT}; upgrade reindexer"
-        )
     try:
-        version = ModelVersion.from_json(value, path.resolve())
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ModelDamaged(
-            f"{path / MANIFEST} is not a model manifest ({error}). {again}"
-        ) from error
+        version = parse_manifest(content, path.resolve())
+    except ModelDamaged as error:
+        raise ModelDamaged(f"{path / MANIFEST} {error}. {again}") from error
     if (version.name, version.number) != (name, number):
         raise ModelDamaged(f"{path} holds {version}; rename the folder back to {version}")
-    if version.fingerprint != fingerprint(version):
-        raise ModelDamaged(f"{path / MANIFEST} was changed after it was written. {again}")
     return version
+
+
+def parse_manifest(content: bytes, path: Path) -> ModelVersion:
+    """The version that a manifest describes, in a folder. Whoever wrote it is not trusted: types,
+    file names and fingerprint are checked. Raises ModelDamaged with what is wrong with it."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise ModelDamaged(f"is not JSON ({error})") from error
+    if isinstance(value, dict) and value.get("format", 0) > MANIFEST_FORMAT:
+        raise ModelDamaged(
+            f"has format {value['format']}, this release reads up to {MANIFEST_FORMAT}; upgrade "
+            "reindexer"
+        )
+    try:
+        version = ModelVersion.from_json(value, path)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelDamaged(f"is not a model manifest ({error})") from error
+    for item in fields(version):
+        if not isinstance(getattr(version, item.name), _TYPES.get(item.name, str)):
+            raise ModelDamaged(f"is not a model manifest ({item.name} is of a wrong type)")
+    for name in version.files:
+        if not _is_inside(name):
+            raise ModelDamaged(f"names a file that is not inside the model: {name!r}")
+    if version.fingerprint != fingerprint(version):
+        raise ModelDamaged("was changed after it was written")
+    return version
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    odd = path.is_absolute() or ".." in path.parts or str(path) != name
+    return not odd and not re.search(r"[\\:\x00-\x1f]", name) and name != MANIFEST
 
 
 def _damaged(version: ModelVersion, what: str) -> ModelDamaged:

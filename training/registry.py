@@ -197,7 +197,9 @@ class ModelRegistry:
             (self.root / text).rename(leaving)
         shutil.rmtree(leaving)
 
-    def _same(self, version: ModelVersion) -> ModelVersion | None:
+    def same(self, version: ModelVersion) -> ModelVersion | None:
+        """The version that is there already under the name of this one: of the same fingerprint,
+        and with the same verdict of the gate."""
         for name, number in reversed(self._stored()):
             if name == version.name:
                 with contextlib.suppress(ModelDamaged, ModelNotFound):
@@ -218,7 +220,7 @@ class ModelRegistry:
         """The version that is there already, or this one, stored."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            return self._same(version) or self._store(
+            return self.same(version) or self._store(
                 version, folder, added, make_card=make_card, document=document
             )
         except OSError as error:
@@ -237,7 +239,7 @@ class ModelRegistry:
         document: Callable[[ModelVersion, Path], None] | None,
     ) -> ModelVersion:
         """version.number is the number it would like to have, 0 for any."""
-        with self._incoming() as incoming:
+        with self.incoming() as incoming:
             for name, registered in version.files.items():
                 target = incoming / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +252,7 @@ class ModelRegistry:
                         "writes to it and register it again"
                     )
             with self._locked():
-                if (stored := self._same(version)) is not None:
+                if (stored := self.same(version)) is not None:
                     return stored
                 if not version.number or self._was_given_out(version):
                     version = replace(version, number=self._next_number(version.name))
@@ -270,7 +272,7 @@ class ModelRegistry:
         return replace(version, path=path)
 
     @contextlib.contextmanager
-    def _incoming(self) -> Iterator[Path]:
+    def incoming(self) -> Iterator[Path]:
         """A folder to write into, gone afterwards unless it was renamed. Whoever writes holds a
         lock on it; folders that nobody holds were left by killed processes and are cleaned."""
         path = self.root / f"{_INCOMING}{secrets.token_hex(8)}"
