@@ -59,7 +59,7 @@ SHOWN_CHARACTERS = 32
 )
 @click.option(
     "--sample",
-    type=click.IntRange(1),
+    type=click.IntRange(3),
     default=50,
     show_default=True,
     metavar="N",

@@ -144,7 +144,7 @@ def sample_for_a_person(
     estimate: NoiseEstimate, pairs: Sequence[Pair], *, size: int, seed: int = 0
 ) -> list[SampledPair]:
     """Pairs of all kinds in random order: suspects, doubtful and clear ones, as near as possible to
-    a third each. The weights make up for that."""
+    a third each and at least one. The weights make up for that."""
     draw = random.Random(seed)
     strata: list[list[tuple[int, float]]] = [[], [], []]
     for at, rank in zip(estimate.positions, estimate.ranks, strict=True):
@@ -153,7 +153,7 @@ def sample_for_a_person(
     left = size
     by_size = sorted((stratum for stratum in strata if stratum), key=len)
     for number, stratum in enumerate(by_size):
-        n_drawn = min(len(stratum), round(left / (len(by_size) - number)))
+        n_drawn = min(len(stratum), max(1, round(left / (len(by_size) - number))))
         left -= n_drawn
         result += [
             SampledPair(position=at, pair=pairs[at], rank=rank, weight=len(stratum) / n_drawn)
