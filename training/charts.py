@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from training.extras import require
 from training.metrics import Difference
@@ -206,8 +206,7 @@ def _svg(figure: Figure, title: str, about: str) -> str:
     name = re.sub(r"\W+", "-", title.lower()).strip("-")
     drawn = io.StringIO()
     # hashsalt: equal input gives equal ids, and two charts on a page give different ones.
-    settings: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": name}
-    with rc_context(settings):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     text = drawn.getvalue()
     text = text[text.index("<svg") :]

@@ -7,6 +7,7 @@ of names) and `metadata` (an object); both tell which slices it belongs to.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -88,12 +89,21 @@ def read_judgments(folder: Path, split: str) -> Judgments:
     )
 
 
+def judgments_hash(judgments: Judgments) -> str:
+    """SHA-256 (hex) over every query's text and grades; the order does not matter."""
+    digest = hashlib.sha256()
+    for query_id, grades in sorted(judgments.qrels.items()):
+        row = [query_id, judgments.queries[query_id], sorted(grades.items())]
+        digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def read_documents(folder: Path) -> Iterator[JudgedDocument]:
     """The documents of a BEIR folder, one at a time.
 
     Raises JudgmentsInvalid when the file is missing or a line cannot be used, naming the line.
     """
-    for where, row in _rows(folder / "corpus.jsonl"):
+    for where, row in read_rows(folder / "corpus.jsonl"):
         title, text = row.get("title") or "", row.get("text") or ""
         if not isinstance(title, str) or not isinstance(text, str):
             raise JudgmentsInvalid(f"{where}: expected title and text to be text")
@@ -149,7 +159,7 @@ def _grade(text: str) -> int | None:
 
 def _read_queries(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """(query id, text, the slices it belongs to) of every line."""
-    for where, row in _rows(path):
+    for where, row in read_rows(path):
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise JudgmentsInvalid(f"{where}: expected the query's words as text")
@@ -172,8 +182,8 @@ def _slices(row: Mapping[str, Any], where: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each JSON object with the place it was found at."""
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON Lines file with the place it was found at. Raises JudgmentsInvalid."""
     for number, line in _lines(path):
         where = f"{path} line {number}"
         try:
@@ -181,7 +191,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise JudgmentsInvalid(f"{where} is not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise JudgmentsInvalid(f"{where}: expected an object with _id and text")
+            raise JudgmentsInvalid(f"{where}: expected an object in curly brackets")
         yield where, row
 
 
@@ -200,7 +210,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line.rstrip("\n")
     except FileNotFoundError:
-        raise JudgmentsInvalid(f"{path} is missing; expected a BEIR folder with it") from None
+        raise JudgmentsInvalid(f"{path} is missing; expected the folder to have it") from None
     except UnicodeDecodeError as error:
         raise JudgmentsInvalid(
             f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8"
