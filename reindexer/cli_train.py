@@ -28,7 +28,7 @@ from training.training_recipe import LOSSES, NEGATIVE_SOURCES, TrainingRecipe
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
     from training.audit import CrossScores
-    from training.finetune import TrainingOutcome
+    from training.outcome import TrainingOutcome
 
 _DEFAULTS = TrainingRecipe()
 _SHOWN = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
@@ -238,10 +238,23 @@ def run_training(
         progress.update(state="starting")
         from reindexer.upgrade import find_model
         from training.finetune import fine_tune
+        from training.outcome import TrainingTask
 
-        base = find_model(data, base_ref)
-        recipe = TrainingRecipe(
-            guide=str(find_model(data, guide)) if guide is not None else None, **settings or {}
+        advisor = find_model(data, guide) if guide is not None else None
+        task = TrainingTask(
+            recipe=TrainingRecipe(
+                guide=str(advisor) if advisor is not None else None, **settings or {}
+            ),
+            pairs_file=pairs,
+            base=find_model(data, base_ref),
+            name=name,
+            guide=advisor,
+            evaluation=eval_dir,
+            split=split,
+            corpus=corpus,
+            scores_of=_load_cross_encoder(data, cross_encoder) if cross_encoder else None,
+            strict=strict,
+            command=command,
         )
         stage = ""
 
@@ -253,19 +266,10 @@ def run_training(
             progress.update(done, total=total, state=text)
 
         return fine_tune(
-            recipe,
-            pairs,
-            base=base,
-            name=name,
+            task,
             registry=data.registry,
             work=data.path / "training",
-            evaluation=eval_dir,
-            split=split,
-            corpus=corpus,
-            scores_of=_load_cross_encoder(data, cross_encoder) if cross_encoder else None,
-            strict=strict,
             fresh=fresh,
-            command=command,
             device=data.settings.device,
             encoder_dtype=data.settings.dtype,
             cache_dir=data.path / "cache",
