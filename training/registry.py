@@ -384,7 +384,10 @@ def _describe_version(
 def _same_verdict(stored: ModelVersion, version: ModelVersion) -> bool:
     """A version that was trained again, and this time measured or measured otherwise, is another
     one although its vectors are the same: what was said about a version does not change."""
-    return not version.lineage or stored.lineage.get("gate") == version.lineage.get("gate")
+    told = ("gate", "gate_reason")
+    return not version.lineage or all(
+        stored.lineage.get(key) == version.lineage.get(key) for key in told
+    )
 
 
 def _with_documents(
