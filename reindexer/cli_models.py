@@ -1,4 +1,4 @@
-"""The verb on model versions: models list, show, register, verify, remove."""
+"""The verb on model versions: models list, show, register, verify, remove, push, pull."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reindexer.cli_transfer import pull_model, push_model
 from reindexer.cli_verb import (
     Invocation,
     VerbGroup,
@@ -96,22 +97,34 @@ def list_models(invocation: Invocation, as_json: bool) -> None:
     "show",
     examples=["reindexer models show support", "reindexer models show support@4 --json"],
     json_fields=_VERSION[:-1] + ', "query_prompt", "document_prompt", "normalize", "similarity", '
-    '"trust_remote_code", "notes", "metrics", "lineage", "files": {…}, "path"}',
+    '"trust_remote_code", "notes", "metrics", "lineage", "files": {…}, "path", "card"}',
 )
 @click.argument("model")
+@click.option("--card", "card_only", is_flag=True, help="Print the model card as it is, no more.")
 @json_option
 @pass_invocation
-def show_model(invocation: Invocation, model: str, as_json: bool) -> None:
-    """One version: what decides its vectors, and where it is used."""
+def show_model(invocation: Invocation, model: str, card_only: bool, as_json: bool) -> None:
+    """One version: what decides its vectors, where it came from.
+
+    Of a version that was trained here the model card follows: intended use, training data, metrics
+    with intervals, how to load it elsewhere, and the command to repeat it.
+    """
+    from training.model_card import read, without_head
+
     with invocation.open_existing() as data:
         version = data.registry.resolve(model)
+        card = read(version)
         value = {
             **version.to_json(),
             **_version_json(version, _used_by(data)),
             "path": str(version.path),
+            "card": card,
         }
     if as_json:
         print_json(value)
+        return
+    if card_only:
+        say(card.rstrip())
         return
     say(
         fields(
@@ -129,9 +142,32 @@ def show_model(invocation: Invocation, model: str, as_json: bool) -> None:
                 ("folder", str(version.path)),
                 ("used by", ", ".join(value["generations"]) or "no generation"),
                 ("notes", "; ".join(version.notes)),
+                *_lineage(version),
+                ("card", None if version.lineage else f"reindexer models show {version} --card"),
             ]
         )
     )  # fmt: skip
+    if version.lineage:
+        say()
+        say(without_head(card))
+
+
+def _lineage(version: ModelVersion) -> list[tuple[str, Any]]:
+    """From pair file, base, code, seed and settings to these weights."""
+    lineage = version.lineage
+    base = lineage.get("base")
+    pinned = f" ({str(lineage['base_fingerprint'])[:12]})" if "base_fingerprint" in lineage else ""
+    gate = lineage.get("gate")
+    reason = f": {lineage['gate_reason']}" if lineage.get("gate_reason") else ""
+    return [
+        ("trained from", f"{base}{pinned}" if base else None),
+        ("pairs", lineage.get("pairs")),
+        ("pairs sha256", lineage.get("pairs_sha256")),
+        ("code version", lineage.get("code_version")),
+        ("seed", lineage.get("seed")),
+        ("gate", f"{gate}{reason}" if gate else None),
+        ("report", lineage.get("report")),
+    ]
 
 
 @models.command(
@@ -154,6 +190,11 @@ def show_model(invocation: Invocation, model: str, as_json: bool) -> None:
     "--max-tokens", type=click.IntRange(8), metavar="N", help="Read so many tokens of a text."
 )
 @click.option(
+    "--pooling",
+    type=click.Choice(("mean", "cls", "lasttoken")),
+    help="Of a folder that was saved without the sentence-transformers configuration.",
+)
+@click.option(
     "--trust-remote-code", is_flag=True, help="Let this model run code of its own. Read it first."
 )
 @json_option
@@ -166,6 +207,7 @@ def register_model(
     query_prompt: str | None,
     document_prompt: str | None,
     max_tokens: int | None,
+    pooling: str | None,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
@@ -186,6 +228,7 @@ def register_model(
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             max_tokens=max_tokens,
+            pooling=pooling,
             trust_remote_code=trust_remote_code,
         )
         value = _version_json(version, _used_by(data))
@@ -271,6 +314,10 @@ def remove_model(invocation: Invocation, model: str, yes: bool, as_json: bool) -
         print_json({"removed": model})
     else:
         say(f"{model} is deleted.")
+
+
+for verb in (push_model, pull_model):
+    models.add_command(verb)
 
 
 def _used_by(data: DataDirectory) -> dict[str, list[str]]:

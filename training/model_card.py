@@ -37,6 +37,14 @@ def render(version: ModelVersion) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def read(version: ModelVersion) -> str:
+    """The card beside the weights; one from the manifest where there is none."""
+    try:
+        return (version.path / CARD).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return render(version)
+
+
 def without_head(card: str) -> str:
     """A card as people read it, without the metadata block."""
     lines = card.splitlines()
