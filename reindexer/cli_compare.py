@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reindexer.cli_search import parse_dims
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
 from reindexer.progress import Progress
 from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
@@ -76,7 +77,7 @@ def compare(
     other, and encodes the documents once for all its dimensions: exact search, without BM25. Speed
     and memory are those of this run.
     """
-    dims = _dims(dims_text)
+    dims = parse_dims(dims_text)
     from training.judgments import read_judgments
 
     read_judgments(folder, split)  # what is wrong with it is said before minutes of encoding
@@ -111,13 +112,6 @@ def compare(
     _show(comparison)
     if report_path is not None:
         say(f"\nThe page is {report_path}")
-
-
-def _dims(text: str | None) -> list[int]:
-    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.UsageError(f"--dims {text!r}: expected numbers with commas between")
-    return [int(part) for part in parts]
 
 
 def _resolve(

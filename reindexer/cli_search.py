@@ -28,6 +28,7 @@ from reindexer.terminal import (
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
     from training.judgments import Judgments
+    from training.probes import Task
 
 Mode = Literal["hybrid", "dense", "lexical"]
 MODES: tuple[Mode, ...] = ("lexical", "dense", "hybrid")
@@ -182,10 +183,13 @@ def _mark(found: re.Match[str]) -> str:
     examples=[
         "reindexer evaluate judged/ --split test",
         "reindexer evaluate judged/ --mode lexical,dense,hybrid --json",
-        "reindexer evaluate judged/ --model support@4",
+        "reindexer evaluate judged/ --model support@4 --dims 256,128",
+        "reindexer evaluate questions/ --model support@4 --task duplicates",
     ],
     json_fields='{"queries", "generation", "model", "metrics": {"hybrid": {"ndcg@10", …}, …}, '
-    '"missing_documents", "seconds"}; generation is null with --model',
+    '"slices": {"hybrid": {NAME: {"queries", "ndcg@10", …}, …}}, "missing_documents", "seconds"}; '
+    'generation is null with --model; --dims adds "dense:256" and so on to the metrics; --task '
+    'prints {"model", "task", "metrics": {"f1", …}, "counts", "seed", "seconds"}',
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
@@ -201,6 +205,22 @@ def _mark(found: re.Match[str]) -> str:
 @click.option(
     "--model", metavar="REF", help="Score an encoder on the folder alone: exact, without BM25."
 )
+@click.option(
+    "--dims",
+    "dims_text",
+    metavar="N,N",
+    help="With --model: also the first N dimensions of its vectors.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["retrieval", "duplicates", "clustering", "classification"]),
+    default="retrieval",
+    show_default=True,
+    help="With --model: another use of its vectors.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Of --task: cuts its files, begins clusters."
+)
 @json_option
 @pass_invocation
 def evaluate(
@@ -210,22 +230,38 @@ def evaluate(
     mode_text: str,
     generation: str | None,
     model: str | None,
+    dims_text: str | None,
+    task: Literal["retrieval", "duplicates", "clustering", "classification"],
+    seed: int,
     as_json: bool,
 ) -> None:
     """Score the live generation on judged queries.
 
     DIR is a BEIR folder: queries.jsonl, qrels/SPLIT.tsv and, for --model, corpus.jsonl. The judged
-    documents must be in the corpus; those that are not count as not found.
+    documents must be in the corpus; those that are not count as not found. Queries that carry
+    "slice" (a name or a list) or "metadata" (an object) are also scored slice by slice.
+
+    With --task, DIR holds JSON Lines: duplicates.jsonl with {"text1", "text2", "duplicate"},
+    clustering.jsonl or classification.jsonl with {"text", "label"}. Parts can be files of their
+    own: duplicates.dev.jsonl and .test.jsonl, classification.train.jsonl and .test.jsonl.
     """
-    modes = _modes(mode_text)
+    modes, dims = _modes(mode_text), parse_dims(dims_text)
     if model is not None and generation is not None:
         raise click.UsageError("--model scores an encoder alone; leave out --generation")
+    if model is None and (dims or task != "retrieval"):
+        raise click.UsageError("--dims and --task are about an encoder alone; name it with --model")
+    if model is not None and task != "retrieval":
+        _evaluate_task(invocation, folder, task, model, seed, as_json=as_json)
+        return
     from training.judgments import read_judgments
 
     began = time.monotonic()
     judgments = read_judgments(folder, split)
     if model is not None:
-        report = _evaluate_model(invocation, folder, split, model)
+        from reindexer.model_scores import score_model
+
+        with invocation.open() as data, Progress("evaluate", quiet=invocation.quiet) as progress:
+            report = score_model(data, progress, folder, split, model, dims=dims)
     else:
         report = _evaluate_generation(invocation, judgments, modes, generation)
     report = {
@@ -246,9 +282,41 @@ def evaluate(
         for name, values in report["metrics"].items()
     ]
     say(table(("", *SHOWN_METRICS), rows))
+    for mode, slices in report["slices"].items():
+        say()
+        rows = [
+            (f"{mode}, {name}", means["queries"], *(f"{means[item]:.4f}" for item in SHOWN_METRICS))
+            for name, means in slices.items()
+        ]
+        say(table(("slice", "queries", *SHOWN_METRICS), rows))
     if not invocation.quiet and model is None:
         say()
         next_steps(f"reindexer upgrade MODEL --eval {folder} --split {split}")
+
+
+def _evaluate_task(
+    invocation: Invocation, folder: Path, task: Task, model: str, seed: int, *, as_json: bool
+) -> None:
+    from reindexer.model_scores import probe_model
+
+    began = time.monotonic()
+    with invocation.open() as data, Progress(task, quiet=invocation.quiet) as progress:
+        report = probe_model(data, progress, folder, task, model, seed=seed)
+    report = {**report, "seconds": round(time.monotonic() - began, 3)}
+    if as_json:
+        print_json(report)
+        return
+    counts = ", ".join(f"{n:,} {name}" for name, n in report["counts"].items())
+    say(f"{report['model']} on {task} of {folder.name} ({counts}), {duration(report['seconds'])}\n")
+    say(fields([(name, f"{value:.4f}") for name, value in report["metrics"].items()]))
+
+
+def parse_dims(text: str | None) -> list[int]:
+    """`256,128` as numbers; what is none is a usage error."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.UsageError(f"--dims {text!r}: expected numbers with commas between")
+    return [int(part) for part in parts]
 
 
 def _modes(text: str) -> list[Mode]:
@@ -264,9 +332,12 @@ def _evaluate_generation(
 ) -> dict[str, Any]:
     from reindexer.live import open_live
     from training.metrics import score
+    from training.slices import slice_means, telling_slices
 
     query_ids = list(judgments.queries)
     metrics: dict[str, dict[str, float]] = {}
+    slices: dict[str, dict[str, dict[str, float]]] = {}
+    groups = telling_slices(judgments)
     with invocation.open_existing() as data:
         missing = _missing(data, judgments)
         with (
@@ -284,7 +355,10 @@ def _evaluate_generation(
                     on_progress=_after(number * len(query_ids), progress),
                 )
                 run = dict(zip(query_ids, answer["runs"], strict=True))
-                metrics[mode] = score(run, judgments.qrels).means()
+                scores = score(run, judgments.qrels)
+                metrics[mode] = scores.means()
+                if groups:
+                    slices[mode] = slice_means(groups, scores)
     if missing:
         warn(
             f"{count(missing, 'relevant document')} not in the corpus, so no generation can find "
@@ -294,6 +368,7 @@ def _evaluate_generation(
         "generation": answer["generation"],
         "model": answer["model"],
         "metrics": metrics,
+        "slices": slices,
         "missing_documents": missing,
     }
 
@@ -316,23 +391,3 @@ def _missing(data: DataDirectory, judgments: Judgments) -> int:
     for start in range(0, len(wanted), DEPTH):
         found += len(data.corpus.get_many(wanted[start : start + DEPTH]))
     return len(wanted) - found
-
-
-def _evaluate_model(invocation: Invocation, folder: Path, split: str, model: str) -> dict[str, Any]:
-    with invocation.open() as data, Progress("evaluate", quiet=invocation.quiet) as progress:
-        progress.update(state=f"loading {model}")
-        from reindexer.upgrade import find_model
-        from training.evaluation import evaluate_encoder
-
-        version = find_model(data, model)
-        encoder = data.load_encoder(str(version))
-        with (folder / "corpus.jsonl").open("rb") as lines:
-            n_documents = sum(1 for _ in lines)
-        progress.update(0, total=n_documents, state="encoding documents")
-        scores = evaluate_encoder(encoder, folder, split, on_progress=progress.update)
-    return {
-        "generation": None,
-        "model": str(version),
-        "metrics": {"dense": scores.means()},
-        "missing_documents": 0,
-    }
