@@ -52,7 +52,7 @@ class NoiseEstimate:
     high: float
     method: str  # "margin" or "cross-encoder"
     positions: tuple[int, ...]  # of the sampled pairs
-    ranks: tuple[float, ...]  # share of random positives that the own one beats, 0..1
+    ranks: tuple[float, ...]  # where the own positive stands among random ones, 0..1
 
     @property
     def is_high(self) -> bool:
@@ -108,7 +108,7 @@ def estimate_noise(
     anchors = encoder.encode_queries([pairs[at].anchor for at in positions])
     positives = encoder.encode_documents([pairs[at].positive for at in positions])
     others = _others([pairs[at] for at in positions])
-    return _estimate(_ranks(anchors @ positives.T, others), positions, "margin")
+    return _estimate(_ranks(anchors @ positives.T, others, seed), positions, "margin")
 
 
 def estimate_noise_by_cross_encoder(
@@ -137,7 +137,7 @@ def estimate_noise_by_cross_encoder(
     texts = [(chosen[row].anchor, chosen[column].positive) for row, column in cells.tolist()]
     scores = np.full(wanted.shape, -np.inf)
     scores[wanted] = np.asarray(scores_of(texts), dtype=np.float64).reshape(-1)
-    return _estimate(_ranks(scores, others), positions, "cross-encoder")
+    return _estimate(_ranks(scores, others, seed), positions, "cross-encoder")
 
 
 def sample_for_a_person(
@@ -201,16 +201,20 @@ def _others(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
     return result
 
 
-def _ranks(scores: Any, others: NDArray[np.bool_]) -> Ranks:
-    """(n,): the share of the other positives that score lower than the own one; ties count half.
+def _ranks(scores: Any, others: NDArray[np.bool_], seed: int) -> Ranks:
+    """(n,): where the own positive stands among the others, 0..1. The order of equal scores, and
+    the place between two others, are drawn: so the rank of a mismatched pair is exactly uniform.
 
     scores: (n, n), of the anchor of a row and the positive of a column.
     """
     import numpy as np
 
     own = np.diagonal(scores)[:, None]
-    beaten = ((scores < own) & others).sum(axis=1) + 0.5 * ((scores == own) & others).sum(axis=1)
-    return np.asarray(beaten / np.maximum(1, others.sum(axis=1)), dtype=np.float64)
+    n_lower = ((scores < own) & others).sum(axis=1)
+    n_equal = ((scores == own) & others).sum(axis=1)
+    drawn = np.random.default_rng(seed).random(len(own))
+    ranks = (n_lower + drawn * (n_equal + 1)) / (others.sum(axis=1) + 1)
+    return np.asarray(ranks, dtype=np.float64)
 
 
 def _estimate(ranks: Ranks, positions: tuple[int, ...], method: str) -> NoiseEstimate:

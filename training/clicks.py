@@ -254,14 +254,13 @@ class ClickLog:
 
 
 def _begins_page(event: _Event, page: _Page) -> bool:
-    if (
-        event.time_s is not None
-        and page.began_s is not None
-        and event.time_s - page.began_s > PAGE_S
-    ):
+    """A page shows a document once, and of strangers a second click is another person's."""
+    if event.time_s is not None and event.time_s - (page.began_s or event.time_s) > PAGE_S:
         return True
     before = page.documents.get(event.doc_id)
-    return before is not None and (not event.clicked or before[1])
+    if before is None:
+        return False
+    return not event.clicked or (before[1] and event.visitor is None)
 
 
 def _put(event: _Event, page: _Page) -> None:
