@@ -57,6 +57,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "ingest": "cli_documents",
         "search": "cli_search",
         "evaluate": "cli_search",
+        "tune": "cli_tune",
         "serve": "cli_service",
         "sync": "cli_documents",
     },

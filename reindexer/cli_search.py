@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +26,6 @@ from reindexer.terminal import (
 )
 
 if TYPE_CHECKING:
-    from reindexer.data_directory import DataDirectory
-    from training.judgments import Judgments
     from training.probes import Task
 
 Mode = Literal["hybrid", "dense", "lexical"]
@@ -49,7 +47,7 @@ MIN_STEM = 4  # letters of a query word that a matched word begins with
     json_fields='{"query", "mode", "generation", "model", "degraded": [], "took_ms": {"encode", '
     '"lexical", "dense", "fuse", "hydrate", "total"}, "hits": [{"rank", "doc_id", "score", '
     '"title", "snippet", "metadata", "lexical_rank", "dense_rank"}]}; --explain adds to each hit '
-    '"lexical_score", "dense_score", "contributions", "passage", "seq"',
+    '"lexical_score", "dense_score", "contributions", "weights", "passage", "seq"',
 )
 @click.argument("query")
 @click.option(
@@ -150,7 +148,10 @@ def _show_hit(hit: Mapping[str, Any], pattern: re.Pattern[str] | None, *, explai
 
 
 def _explanation(hit: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    parts = ", ".join(f"{leg} {value:.5f}" for leg, value in hit["contributions"].items())
+    parts = ", ".join(
+        f"{leg} {value:.5f} (weight {hit['weights'][leg]:g})"
+        for leg, value in hit["contributions"].items()
+    )
     metadata = ", ".join(f"{name}={value}" for name, value in hit["metadata"].items())
     return [
         ("BM25", f"{hit['lexical_score']:.3f}" if hit["lexical_score"] is not None else None),
@@ -187,9 +188,10 @@ def _mark(found: re.Match[str]) -> str:
         "reindexer evaluate questions/ --model support@4 --task duplicates",
     ],
     json_fields='{"queries", "generation", "model", "metrics": {"hybrid": {"ndcg@10", …}, …}, '
-    '"slices": {"hybrid": {NAME: {"queries", "ndcg@10", …}, …}}, "missing_documents", "seconds"}; '
-    'generation is null with --model; --dims adds "dense:256" and so on to the metrics; --task '
-    'prints {"model", "task", "metrics": {"f1", …}, "counts", "seed", "seconds"}',
+    '"slices": {"hybrid": {NAME: {"queries", "ndcg@10", …}, …}}, "fusion": {…}, '
+    '"missing_documents", "seconds"}; a generation with a fitted fusion gets "hybrid-rrf" beside '
+    '"hybrid": what plain RRF would give; generation is null with --model; --dims '
+    'adds "dense:256" and so on to the metrics; --task prints {"model", "task", "metrics": {"f1", …}, "counts", "seed", "seconds"}',
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
@@ -239,7 +241,8 @@ def evaluate(
 
     DIR is a BEIR folder: queries.jsonl, qrels/SPLIT.tsv and, for --model, corpus.jsonl. The judged
     documents must be in the corpus; those that are not count as not found. Queries that carry
-    "slice" (a name or a list) or "metadata" (an object) are also scored slice by slice.
+    "slice" (a name or a list) or "metadata" (an object) are also scored slice by slice. Hybrid is
+    what the generation does; where its fusion was fitted, plain rank fusion stands beside it.
 
     With --task, DIR holds JSON Lines: duplicates.jsonl with {"text1", "text2", "duplicate"},
     clustering.jsonl or classification.jsonl with {"text", "label"}. Parts can be files of their
@@ -263,12 +266,23 @@ def evaluate(
         with invocation.open() as data, Progress("evaluate", quiet=invocation.quiet) as progress:
             report = score_model(data, progress, folder, split, model, dims=dims)
     else:
-        report = _evaluate_generation(invocation, judgments, modes, generation)
+        from reindexer.generation_scores import score_generation
+
+        with (
+            invocation.open_existing() as data,
+            Progress("evaluate", quiet=invocation.quiet) as progress,
+        ):
+            report = score_generation(data, progress, judgments, modes, generation)
     report = {
         "queries": len(judgments.queries),
         **report,
         "seconds": round(time.monotonic() - began, 3),
     }
+    if report["missing_documents"]:
+        warn(
+            f"{count(report['missing_documents'], 'relevant document')} not in the corpus, so no "
+            "generation can find them; bring them in with `reindexer ingest DIR`"
+        )
     if as_json:
         print_json(report)
         return
@@ -289,9 +303,20 @@ def evaluate(
             for name, means in slices.items()
         ]
         say(table(("slice", "queries", *SHOWN_METRICS), rows))
+    if model is None:
+        _say_fusion(report["fusion"])
     if not invocation.quiet and model is None:
         say()
         next_steps(f"reindexer upgrade MODEL --eval {folder} --split {split}")
+
+
+def _say_fusion(fusion: Mapping[str, Any]) -> None:
+    fitted = fusion["fitted"]
+    if fitted is None:
+        return
+    say(f"\nThe fusion was fitted: {fusion['words']}.")
+    if fitted["on_these_queries"]:
+        say("Fitted on these very queries: expect a little less on others, or take another split.")
 
 
 def _evaluate_task(
@@ -325,69 +350,3 @@ def _modes(text: str) -> list[Mode]:
     if unknown or not chosen:
         raise click.UsageError(f"--mode {text!r}: expected {', '.join(MODES)}, with commas between")
     return [mode for mode in MODES if mode in chosen]
-
-
-def _evaluate_generation(
-    invocation: Invocation, judgments: Judgments, modes: list[Mode], generation: str | None
-) -> dict[str, Any]:
-    from reindexer.live import open_live
-    from training.metrics import score
-    from training.slices import slice_means, telling_slices
-
-    query_ids = list(judgments.queries)
-    metrics: dict[str, dict[str, float]] = {}
-    slices: dict[str, dict[str, dict[str, float]]] = {}
-    groups = telling_slices(judgments)
-    with invocation.open_existing() as data:
-        missing = _missing(data, judgments)
-        with (
-            Progress("evaluate", quiet=invocation.quiet) as progress,
-            open_live(data, generation, on_wait=lambda text: progress.update(state=text)) as live,
-        ):
-            total = len(query_ids) * len(modes)
-            answer: dict[str, Any] = {}
-            for number, mode in enumerate(modes):
-                progress.update(number * len(query_ids), total=total, state=mode)
-                answer = live.runs(
-                    list(judgments.queries.values()),
-                    mode=mode,
-                    depth=DEPTH,
-                    on_progress=_after(number * len(query_ids), progress),
-                )
-                run = dict(zip(query_ids, answer["runs"], strict=True))
-                scores = score(run, judgments.qrels)
-                metrics[mode] = scores.means()
-                if groups:
-                    slices[mode] = slice_means(groups, scores)
-    if missing:
-        warn(
-            f"{count(missing, 'relevant document')} not in the corpus, so no generation can find "
-            "them; bring them in with `reindexer ingest DIR`"
-        )
-    return {
-        "generation": answer["generation"],
-        "model": answer["model"],
-        "metrics": metrics,
-        "slices": slices,
-        "missing_documents": missing,
-    }
-
-
-def _after(done_before: int, progress: Progress) -> Callable[[int], None]:
-    return lambda done: progress.update(done_before + done)
-
-
-def _missing(data: DataDirectory, judgments: Judgments) -> int:
-    """Relevant documents that the corpus does not have."""
-    wanted = sorted(
-        {
-            doc_id
-            for grades in judgments.qrels.values()
-            for doc_id, grade in grades.items()
-            if grade > 0
-        }
-    )
-    found = 0
-    for start in range(0, len(wanted), DEPTH):
-        found += len(data.corpus.get_many(wanted[start : start + DEPTH]))
-    return len(wanted) - found

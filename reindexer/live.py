@@ -29,7 +29,7 @@ from search.errors import (
 if TYPE_CHECKING:
     import httpx
 
-    from search.answer import Mode
+    from search.answer import RunMode
     from search.searcher import SearchRequest
     from search.serving import OpenGeneration
 
@@ -39,6 +39,7 @@ CONNECT_S = 5.0
 ANSWER_S = 60.0  # one query, a service that is still loading its model included
 RUNS_S = 600.0  # a batch of queries, or a verification
 QUERIES_PER_CALL = 256  # as many as the service takes
+LEGS_PER_CALL = 32  # about a megabyte of ids and scores
 OPEN_WAIT_S = 5.0  # for an embedded collection that another process has open
 
 _ERROR_OF_STATUS: Mapping[int, type[SearchError]] = {
@@ -64,11 +65,21 @@ class Answers(Protocol):
         self,
         queries: Sequence[str],
         *,
-        mode: Mode,
+        mode: RunMode,
         depth: int,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
         """{"generation", "model", "runs": [[doc_id, …], …]}, all from one generation."""
+        ...
+
+    def legs(
+        self,
+        queries: Sequence[str],
+        *,
+        depth: int,
+        on_progress: Callable[[int], None] = lambda _done: None,
+    ) -> dict[str, Any]:
+        """{"generation", "model", "lexical": [[[doc_id, score], …], …], "dense": …}, likewise."""
         ...
 
 
@@ -134,7 +145,7 @@ class _Opened:
         self,
         queries: Sequence[str],
         *,
-        mode: Mode,
+        mode: RunMode,
         depth: int,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
@@ -146,6 +157,35 @@ class _Opened:
             rankings += answer["runs"]
             on_progress(len(rankings))
         return {**answer, "runs": rankings}
+
+    def legs(
+        self,
+        queries: Sequence[str],
+        *,
+        depth: int,
+        on_progress: Callable[[int], None] = lambda _done: None,
+    ) -> dict[str, Any]:
+        def ask(batch: list[str]) -> dict[str, Any]:
+            return self._searcher.legs(batch, depth=depth)
+
+        return _legs_of_all(queries, ask, on_progress)
+
+
+def _legs_of_all(
+    queries: Sequence[str],
+    ask: Callable[[list[str]], dict[str, Any]],
+    on_progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Asked in parts, answered as one."""
+    lexical: list[Any] = []
+    dense: list[Any] = []
+    answer: dict[str, Any] = {}
+    for start in range(0, len(queries), LEGS_PER_CALL):
+        answer = ask(list(queries[start : start + LEGS_PER_CALL]))
+        lexical += answer["lexical"]
+        dense += answer["dense"]
+        on_progress(len(lexical))
+    return {**answer, "lexical": lexical, "dense": dense}
 
 
 @contextlib.contextmanager
@@ -250,7 +290,7 @@ class RunningService:
         self,
         queries: Sequence[str],
         *,
-        mode: Mode,
+        mode: RunMode,
         depth: int,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
@@ -265,6 +305,21 @@ class RunningService:
             rankings += answer["runs"]
             on_progress(len(rankings))
         return {**answer, "runs": rankings}
+
+    def legs(
+        self,
+        queries: Sequence[str],
+        *,
+        depth: int,
+        on_progress: Callable[[int], None] = lambda _done: None,
+    ) -> dict[str, Any]:
+        def ask(batch: list[str]) -> dict[str, Any]:
+            body = {"queries": batch, "depth": depth, "generation": self._generation}
+            answer = self._ask("POST", "/legs", body, timeout_s=RUNS_S)
+            self._generation = answer["generation"]  # the rest comes from there too
+            return answer
+
+        return _legs_of_all(queries, ask, on_progress)
 
     def verify(self, generation: str) -> dict[str, Any]:
         """The structural checks, made by the process that has the collection open."""

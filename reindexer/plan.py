@@ -271,6 +271,12 @@ def _with_warnings(
             warnings.append(
                 "no --eval DIR: the gate checks that the copy is whole, not that it is better"
             )
+            if live.recipe.fusion.fitted is not None:
+                warnings.append(
+                    f"the fusion of {live.name} was fitted and fits no other model: the new "
+                    "generation begins with plain rank fusion. Give --eval DIR, or run "
+                    "`reindexer tune DIR` afterwards"
+                )
         standby = data.catalog.standby()
         if standby is not None:
             warnings.append(

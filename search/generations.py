@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from search import database as tables
 from search.database import Database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
 from search.processes import process_may_live
-from search.recipe import Recipe
+from search.recipe import FusionRecipe, Recipe
 
 State = Literal[
     "building",
@@ -91,6 +91,7 @@ class Pointers:
     live: str | None
     standby: str | None
     request: CutOverRequest | None
+    recipes: Mapping[str, str] = field(default_factory=dict)  # as stored, of live and standby
 
 
 class Catalog:
@@ -160,9 +161,11 @@ class Catalog:
         """Live, standby and the requested switch, from one snapshot."""
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(tables.generations.c.state, tables.generations.c.name).where(
-                    tables.generations.c.state.in_(["live", "standby"])
-                )
+                sa.select(
+                    tables.generations.c.state,
+                    tables.generations.c.name,
+                    tables.generations.c.recipe,
+                ).where(tables.generations.c.state.in_(["live", "standby"]))
             ).all()
             request = connection.execute(sa.select(tables.cutover)).one_or_none()
         names = {row.state: row.name for row in rows}
@@ -174,6 +177,7 @@ class Catalog:
             else CutOverRequest(
                 target=request.target, expected_live=request.expected_live, token=request.token
             ),
+            recipes={row.name: row.recipe for row in rows},
         )
 
     def move(self, name: str, to: State, *, reason: str | None = None) -> None:
@@ -214,6 +218,31 @@ class Catalog:
                 _record_event(connection, "gate_overruled", name, {"reason": reason})
         if not changed:
             raise WrongState(f"{name} was not refused by its gate; there is nothing to overrule")
+
+    def set_fusion(self, name: str, fusion: FusionRecipe) -> None:
+        """Fuse in another way from now on; serving processes follow. The rest of the recipe stays.
+
+        Raises GenerationNotFound, WrongState when nothing will ever be asked of the generation.
+        """
+        found = self.get(name)
+        if found.state in ("retired", "failed", "pruned"):
+            raise WrongState(
+                f"{name} is {found.state}, so nothing is asked of it any more; "
+                "see `reindexer generations` for those that answer"
+            )
+        with self._database.write() as connection:
+            stored = connection.execute(
+                sa.select(tables.generations.c.recipe)
+                .where(tables.generations.c.name == name)
+                .with_for_update()
+            ).scalar_one()
+            recipe = replace(Recipe.from_json(stored), fusion=fusion)
+            connection.execute(
+                sa.update(tables.generations)
+                .where(tables.generations.c.name == name)
+                .values(recipe=recipe.to_json())
+            )
+            _record_event(connection, "fusion_set", name, asdict(fusion))
 
     def keep_verification(self, name: str, report: Mapping[str, Any]) -> None:
         """Store what `verify` found, for `generations show` and the switch."""

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from search.errors import NoLiveGeneration
 from search.generations import Catalog, Generation, Pointers
+from search.recipe import FusionRecipe, Recipe
 
 if TYPE_CHECKING:
     from search.dense import DenseCollection
@@ -44,6 +45,15 @@ class OpenGeneration:
     @property
     def name(self) -> str:
         return self.generation.name
+
+    def with_fusion(self, fusion: FusionRecipe) -> OpenGeneration:
+        """The same open parts, fusing in another way."""
+        recipe = replace(self.generation.recipe, fusion=fusion)
+        return replace(
+            self,
+            generation=replace(self.generation, recipe=recipe),
+            searcher=self.searcher.with_fusion(fusion),
+        )
 
     def close(self) -> None:
         """Give the collection back; the lexical index may be shared and stays open."""
@@ -74,6 +84,7 @@ class SearcherManager:
         self._opening: dict[str, Future[OpenGeneration]] = {}
         self._retry_at: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._recipes_seen: dict[str, str] = {}  # as stored, of what is open
         self._request_token: int | None = None
         self._last_heartbeat = 0.0
         self._last_shown: tuple[str | None, str | None, str | None] | None = None
@@ -127,12 +138,14 @@ class SearcherManager:
     # -- following the catalog -----------------------------------------------------------------
 
     def follow(self) -> None:
-        """One step: take what was loaded, swap if the pointer moved, start loading what is asked
-        for, close what nobody wants, and send a heartbeat when one is due."""
+        """One step: take what was loaded, fuse as the recipe says now, swap if the pointer moved,
+        start loading what is asked for, close what nobody wants, and send a heartbeat when one is
+        due."""
         pointers = self._catalog.pointers()
         target = pointers.request.target if pointers.request is not None else None
         self._collect()
         self._notice_request(pointers)
+        self._follow_fusion(pointers)
         self._swap(pointers)
         wanted = [name for name in (pointers.live, target, pointers.standby) if name is not None]
         for name in wanted:
@@ -185,6 +198,23 @@ class SearcherManager:
             self._problems.pop(pointers.request.target, None)
             self._retry_at.pop(pointers.request.target, None)
 
+    def _follow_fusion(self, pointers: Pointers) -> None:
+        """Queries that are under way keep the searcher, and so the fusion, that they took."""
+        for name, stored in pointers.recipes.items():
+            with self._lock:
+                opened = self._opened.get(name)
+            if opened is None or self._recipes_seen.get(name) == stored:
+                continue
+            fusion = Recipe.from_json(stored).fusion
+            self._recipes_seen[name] = stored
+            if fusion == opened.searcher.recipe.fusion:
+                continue
+            with self._lock:
+                self._opened[name] = changed = opened.with_fusion(fusion)
+                if self._current is opened:
+                    self._current = changed
+            log.info("%s fuses by %s now", name, fusion.method)
+
     def _swap(self, pointers: Pointers) -> None:
         with self._lock:
             if pointers.live is None or (
@@ -211,6 +241,7 @@ class SearcherManager:
                 if name not in wanted and not in_use:
                     closing.append(self._opened.pop(name))
                     self._users.pop(name, None)
+                    self._recipes_seen.pop(name, None)
         for item in closing:
             item.close()
             log.info("closed %s", item.name)
