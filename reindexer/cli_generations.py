@@ -93,8 +93,6 @@ def generations(context: click.Context, invocation: Invocation, as_json: bool) -
 @pass_invocation
 def show(invocation: Invocation, name: str, as_json: bool) -> None:
     """One generation: recipe, watermark, and what the gate found."""
-    from reindexer.tuning import describe_fusion
-
     with invocation.open_existing() as data:
         generation = data.catalog.get(name)
         value = _generation_json(data, generation)
@@ -126,7 +124,7 @@ def show(invocation: Invocation, name: str, as_json: bool) -> None:
                     f"{recipe['splitter']['overlap_tokens']} shared with the next",
                 ),
                 ("BM25", recipe["analyzer"]["language"]),
-                ("fusion", describe_fusion(generation.recipe.fusion)),
+                ("fusion", generation.recipe.fusion.in_words),
                 (
                     "build",
                     f"{build['state']}, {count(build['passages'], 'passage')}, "

@@ -191,7 +191,8 @@ def _mark(found: re.Match[str]) -> str:
     '"slices": {"hybrid": {NAME: {"queries", "ndcg@10", …}, …}}, "fusion": {…}, '
     '"missing_documents", "seconds"}; a generation with a fitted fusion gets "hybrid-rrf" beside '
     '"hybrid": what plain RRF would give; generation is null with --model; --dims '
-    'adds "dense:256" and so on to the metrics; --task prints {"model", "task", "metrics": {"f1", …}, "counts", "seed", "seconds"}',
+    'adds "dense:256" and so on to the metrics; --task prints {"model", "task", '
+    '"metrics": {"f1", …}, "counts", "seed", "seconds"}',
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
@@ -314,7 +315,7 @@ def _say_fusion(fusion: Mapping[str, Any]) -> None:
     fitted = fusion["fitted"]
     if fitted is None:
         return
-    say(f"\nThe fusion was fitted: {fusion['words']}.")
+    say(f"\nThe fusion was fitted: {fusion['in_words']}.")
     if fitted["on_these_queries"]:
         say("Fitted on these very queries: expect a little less on others, or take another split.")
 

@@ -133,8 +133,6 @@ def _tune(
 
 
 def _show(tuning: Tuning, seconds: float) -> None:
-    from reindexer.tuning import describe_fusion
-
     fit = tuning.fit
     means = fit.means()
     say(
@@ -148,7 +146,7 @@ def _show(tuning: Tuning, seconds: float) -> None:
         rows.append((shown, f"{means[name]:.4f}", interval))
     rows.append(("fitted, cross-validated", f"{means['fitted']:.4f}", ""))
     say(table(("", "ndcg@10", "fitted is better by"), rows))
-    say(f"\n{describe_fusion(tuning.after)}; before, {describe_fusion(tuning.before)}.")
+    say(f"\n{tuning.after.in_words}; before, {tuning.before.in_words}.")
     if fit.chosen == "rrf":
         say("Plain rank fusion is surely better here than any weighting of the scores.")
     elif fit.chosen != "convex":
@@ -164,7 +162,7 @@ def _reset(invocation: Invocation, generation: str | None, as_json: bool) -> Non
 
     with invocation.open_existing() as data:
         before = _named_or_live(data, generation)
-        from reindexer.tuning import describe_fusion, reset
+        from reindexer.tuning import reset
 
         after = reset(data, before.name)
     if as_json:
@@ -178,7 +176,7 @@ def _reset(invocation: Invocation, generation: str | None, as_json: bool) -> Non
             }
         )
         return
-    say(f"{after.name} fuses by {describe_fusion(after.recipe.fusion)} again.")
+    say(f"{after.name} fuses by {after.recipe.fusion.in_words} again.")
 
 
 def _named_or_live(data: DataDirectory, generation: str | None) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 from reindexer.data_directory import DataDirectory
 from reindexer.live import open_live
 from reindexer.progress import Progress
-from reindexer.tuning import describe_fusion
 from search.answer import Mode, RunMode
 from search.recipe import FusionRecipe
 from training.judgments import Judgments, judgments_hash
@@ -75,7 +74,7 @@ def missing_documents(data: DataDirectory, judgments: Judgments) -> int:
 
 
 def _fusion_json(fusion: FusionRecipe, judgments: Judgments) -> dict[str, Any]:
-    value = {**asdict(fusion), "words": describe_fusion(fusion)}
+    value = {**asdict(fusion), "in_words": fusion.in_words}
     if fusion.fitted is not None:
         is_same = fusion.fitted.judgments_sha256 == judgments_hash(judgments)
         value["fitted"]["on_these_queries"] = is_same

@@ -11,7 +11,7 @@ import numpy as np
 
 from reindexer.data_directory import DataDirectory
 from reindexer.live import open_live
-from reindexer.tuning import describe_fusion, fit_candidate
+from reindexer.tuning import fit_candidate
 from reindexer.verify import Check
 from search.answer import RunMode
 from search.fusion_fit import FusionFit
@@ -119,9 +119,7 @@ def _fused(generation: Generation, judgments: Judgments) -> str:
     fusion = generation.recipe.fusion
     assert fusion.fitted is not None
     is_same = fusion.fitted.judgments_sha256 == judgments_hash(judgments)
-    return f"{generation.name} fuses {describe_fusion(fusion)}" + (
-        ", these ones" if is_same else ""
-    )
+    return f"{generation.name} fuses {fusion.in_words}" + (", these ones" if is_same else "")
 
 
 def score_answers(judgments: Judgments, runs: Any, mode: RunMode) -> Scores:

@@ -170,21 +170,6 @@ def fit_candidate(
     return opened.with_fusion(fusion), fit
 
 
-def describe_fusion(fusion: FusionRecipe) -> str:
-    """In a few words, such as `0.35 BM25 + 0.65 dense, fitted on 120 queries`."""
-    if fusion.method == "rrf":
-        words = "reciprocal rank fusion"
-    elif fusion.dense_weight in (0.0, 1.0):
-        words = "dense alone" if fusion.dense_weight else "BM25 alone"
-    else:
-        words = f"{fusion.lexical_weight:.2f} BM25 + {fusion.dense_weight:.2f} dense"
-    if fusion.depth != PLAIN_RRF.depth:
-        words += f", depth {fusion.depth}"
-    if fusion.fitted is not None:
-        words += f", fitted on {fusion.fitted.queries:,} queries"
-    return words
-
-
 def _usable(judgments: Judgments, at_least: int) -> Judgments:
     """The queries that a fit can learn from, not more than MAX_QUERIES of them."""
     usable = [

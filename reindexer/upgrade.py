@@ -238,8 +238,8 @@ def filter_fields(changes: list[Change]) -> dict[str, FieldType]:
 
 
 def same_recipe(one: Recipe, other: Recipe) -> bool:
-    """Would give the same vectors and postings; which payload fields are indexed does not count, nor
-    how the legs are fused."""
+    """Would give the same vectors and postings; which payload fields are indexed does not count,
+    nor how the legs are fused."""
     ignored = {"filter_fields", "fusion", "model"}
     return all(
         getattr(one, item.name) == getattr(other, item.name)

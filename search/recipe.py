@@ -66,6 +66,21 @@ class FusionRecipe:
     depth: int = 100  # documents from each leg, unless a query asks for another depth
     fitted: FittedOn | None = None  # None: not fitted
 
+    @property
+    def in_words(self) -> str:
+        """Such as `0.35 BM25 + 0.65 dense, fitted on 120 queries`."""
+        if self.method == "rrf":
+            words = "reciprocal rank fusion"
+        elif self.dense_weight in (0.0, 1.0):
+            words = "dense alone" if self.dense_weight else "BM25 alone"
+        else:
+            words = f"{self.lexical_weight:.2f} BM25 + {self.dense_weight:.2f} dense"
+        if self.depth != type(self)().depth:
+            words += f", depth {self.depth}"
+        if self.fitted is not None:
+            words += f", fitted on {self.fitted.queries:,} queries"
+        return words
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FusionRecipe:
         fitted = value.get("fitted")
