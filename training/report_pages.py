@@ -189,7 +189,7 @@ def _data_rows(facts: DataFacts) -> list[tuple[str, str]]:
 
 
 def _charts(report: TrainingReport) -> dict[str, Markup]:
-    """The drawings of the page, by name; those without data are left out."""
+    """The drawings of the page, by name; those without data are empty."""
     base, tuned = report.base_full.scores, report.tuned_full.scores
     change = tuned.per_query[PRIMARY_METRIC] - base.per_query[PRIMARY_METRIC]
     rows = [(metric_name(name), report.differences[name]) for name in METRICS]
@@ -252,7 +252,8 @@ def _charts(report: TrainingReport) -> dict[str, Markup]:
             x_label="epoch",
             y_label="nDCG@10",
         )
-    return {name: Markup(svg) for name, svg in charts.items()}
+    empty = dict.fromkeys(("dim_chart", "loss_chart", "metric_curve_chart"), "")
+    return {name: Markup(svg) for name, svg in {**empty, **charts}.items()}
 
 
 # -- words and figures ----------------------------------------------------------------------------
