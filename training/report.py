@@ -74,9 +74,9 @@ class TrainingReport:
     tuned_evaluations: Mapping[int, Evaluation]
     differences: Mapping[str, Difference]  # tuned minus base at full dimension, by metric
     gate_passed: bool
-    gate_reason: str  # one sentence
+    gate_reason: str  # a clause: `nDCG@10 +0.056; 0.02 was asked for`
     min_gain: float  # nDCG@10 that the gate asks for
-    advice: Sequence[str] = ()  # what to try, when it is not better
+    advice: Sequence[str] = ()  # what to try when it is not better, as clauses
     seen: Sequence[SliceScore] = ()  # by whether the relevant documents were trained on
     seen_documents: tuple[int, int] | None = None  # trained on, of so many relevant ones
     slices: Sequence[SliceScore] = ()

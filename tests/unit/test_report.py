@@ -68,7 +68,7 @@ def make_report(folder: Path) -> Callable[..., TrainingReport]:
             "command": "reindexer train pairs.jsonl --base mini@1 --name support --eval judged",
             "pairs": [Pair(anchor="x", positive="Title 3 text 3"), Pair(anchor="y", positive="z")],
             "gate_passed": True,
-            "gate_reason": "The gain is above 0.02.",
+            "gate_reason": "the gain is above 0.02",
             "min_gain": 0.02,
             **more,
         }
@@ -96,8 +96,8 @@ def test_the_verdict_is_one_sentence_on_top(make_report: Callable[..., TrainingR
     same = make_report(WORSE, WORSE)
     assert headline(same).startswith("support@4 cannot be told from mini@1: 0.000 nDCG@10")
     for page in (training_html(report), training_markdown(report)):
-        assert "Gate passed." in page
-        assert "The gain is above 0.02." in page
+        assert "Gate passed:" in page
+        assert "the gain is above 0.02." in page
 
 
 def test_a_refused_gate_says_why_and_what_to_try(
@@ -105,12 +105,12 @@ def test_a_refused_gate_says_why_and_what_to_try(
 ) -> None:
     report = make_report(
         gate_passed=False,
-        gate_reason="The gain is below 0.02.",
-        advice=["Run `reindexer pairs audit pairs.jsonl`."],
+        gate_reason="the gain is below 0.02",
+        advice=["run `reindexer pairs audit pairs.jsonl`"],
     )
-    assert "Gate refused." in training_html(report)
+    assert "Gate refused:" in training_html(report)
     assert "<code>reindexer pairs audit pairs.jsonl</code>" in training_html(report)
-    assert "Run `reindexer pairs audit pairs.jsonl`." in training_markdown(report)
+    assert "- run `reindexer pairs audit pairs.jsonl`\n" in training_markdown(report)
 
 
 def test_the_queries_that_changed_most_come_with_both_models_hits(
