@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Documents and answers": {
         "ingest": "cli_documents",
         "search": "cli_search",
-        "evaluate": "cli_search",
+        "evaluate": "cli_evaluate",
         "tune": "cli_tune",
         "serve": "cli_service",
         "sync": "cli_documents",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reindexer.cli_search import parse_dims
+from reindexer.cli_evaluate import parse_dims
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
 from reindexer.progress import Progress
 from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
