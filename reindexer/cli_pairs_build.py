@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reindexer.cli_synthesis import build_with_llm, show_written
+from reindexer.cli_synthesis_options import check_no_other_source, synthesis_options
 from reindexer.cli_verb import (
     Invocation,
     NothingHere,
@@ -28,9 +30,12 @@ from reindexer.terminal import (
 )
 
 if TYPE_CHECKING:
+    from reindexer.cli_synthesis import Written
+    from reindexer.cli_synthesis_options import SynthesisOptions
     from training.clicks import ClickFacts, ClickLog
     from training.pair_build import PairReport
     from training.pair_sources import PairSource
+    from training.pairs import PairRow, RejectedRow
 
 SHOWN_REJECTIONS = 10
 LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
@@ -44,12 +49,18 @@ LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
         "reindexer pairs build faq.csv --rename frage=anchor --rename antwort=positive "
         "-o pairs.jsonl",
         "reindexer pairs build clicks.jsonl --corpus documents.jsonl -o pairs.jsonl",
+        "reindexer pairs build documents.jsonl --llm-base-url http://127.0.0.1:8000/v1 "
+        "--llm-model NAME -o pairs.jsonl",
     ],
     json_fields='{"source", "format", "out", "pairs_sha256", "columns": {"question": "anchor"}, '
     '"read", "kept", "duplicates": {"exact", "near"}, "below_score", "negatives_dropped", '
-    '"rejected": [{"where", "reason"}], "rejected_total", "clicks": {…}|null, "seconds"}',
+    '"rejected": [{"where", "reason"}], "rejected_total", "clicks": {…}|null, '
+    '"synthesis": {"model", "documents", "answered_before", '
+    '"failed", "requests", "queries", "rejected": {…}, "round_trip": {"k", "documents", "kept", '
+    '"dropped"}|null, "usage": {"prompt_tokens", "completion_tokens", "uncounted_requests"}, '
+    '"cost"}|null, "seconds"}',
 )
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option(
     "-o",
     "--out",
@@ -92,11 +103,11 @@ LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
 )
 @click.option(
     "--near",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=click.FloatRange(0.7, 1),
     default=0.8,
     show_default=True,
     metavar="X",
-    help="Word runs that near duplicates share, 0..1.",
+    help="Word runs that near duplicates share, 0.7 to 1.",
 )
 @click.option("--keep-near", is_flag=True, help="Keep near duplicates.")
 @click.option(
@@ -113,12 +124,13 @@ LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
     help="Clicks it takes to believe a click log.",
 )
 @json_option
+@synthesis_options
 @pass_invocation
 @click.pass_context
 def build(
     context: click.Context,
     invocation: Invocation,
-    source: str,
+    source: str | None,
     out: Path,
     format: str,
     split: str | None,
@@ -134,13 +146,19 @@ def build(
     corpus: str | None,
     min_clicks: int,
     as_json: bool,
+    llm: SynthesisOptions | None,
 ) -> None:
-    """Make training pairs of judgments, a file, or clicks.
+    """Make training pairs of judgments, a file, clicks, or documents.
 
     SOURCE is a BEIR folder (what is judged above 0), a JSONL, CSV, TSV or Parquet file of pairs, a
     Hugging Face dataset (a saved folder, or owner/name), or a click log (JSONL of query, doc_id,
     clicked, position, time, user). Repeated pairs are left out. A row that cannot be used is
     reported with its place and reason; the exit code is 1 then.
+
+    With --llm-model a language model writes queries for documents that have none: SOURCE is then
+    anything that `ingest` reads, or left out for the ingested documents. It shows what that takes
+    and asks, unless --yes. Answers are kept as they come: stopped or killed, the same command goes
+    on where it was.
     """
     from training.pair_build import build_pairs
     from training.pair_columns import check_pairs
@@ -155,20 +173,33 @@ def build(
         )
     if score_max <= 0:
         raise click.UsageError("--score-max: expected a number above 0")
-    found = format_of(source) if format == "auto" else format
-    opened: PairSource | ClickLog
-    with Progress(f"pairs {source}", quiet=invocation.quiet) as progress:
-        with _click_log(invocation, found, source, corpus, min_clicks) as click_log:
-            opened = click_log or open_pairs(
-                source,
-                format=found,
-                split=split,
-                loss=loss,
-                rename=_renames(rename),
-                score_max=score_max,
-                graded=graded,
-                group_field=group_field,
-            )
+    label = source or "the ingested documents"
+    written: Written | None = None
+    opened: PairSource | ClickLog | Sequence[PairRow | RejectedRow]
+    if llm is not None:
+        check_no_other_source(context)
+        written, found = build_with_llm(invocation, source, llm), "llm"
+    elif source is None:
+        raise click.UsageError(
+            "name a SOURCE; only with --llm-model are the ingested documents one by themselves"
+        )
+    else:
+        found = format_of(source) if format == "auto" else format
+    with Progress(f"pairs {label}", quiet=invocation.quiet) as progress:
+        with _click_log(invocation, found, label, corpus, min_clicks) as click_log:
+            if written is not None:
+                opened = written.rows()
+            else:
+                opened = click_log or open_pairs(
+                    label,
+                    format=found,
+                    split=split,
+                    loss=loss,
+                    rename=_renames(rename),
+                    score_max=score_max,
+                    graded=graded,
+                    group_field=group_field,
+                )
             kept, report = build_pairs(
                 opened,
                 max_characters=max_characters,
@@ -178,7 +209,7 @@ def build(
             )
         if kept:
             if loss is not None:
-                check_pairs(kept, loss=loss, label=source)
+                check_pairs(kept, loss=loss, label=label)
             progress.update(state="writing")
             write_pairs(out, kept)
     renamed = {} if click_log is not None else dict(getattr(opened, "renamed", {}))
@@ -192,9 +223,12 @@ def build(
             "columns": renamed,
             **report.to_json(),
             "clicks": facts.to_json() if facts is not None else None,
+            "synthesis": written.facts if written is not None else None,
         }
         print_json(value)
     else:
+        if written is not None:
+            show_written(written)
         _show_build(report, renamed, facts)
     if not kept:
         note(f"No pair is left, so {out} was not written.")

@@ -11,6 +11,8 @@ from search.documents import Document
 from training.clicks import TextsOf
 from training.judgments import JudgedDocument
 
+_PAGE = 1_000  # changes read at a time
+
 
 def documents_in(ref: str) -> Iterator[JudgedDocument]:
     """The documents of anything that ingest reads. Raises SourceInvalid, at the first bad row."""
@@ -18,6 +20,16 @@ def documents_in(ref: str) -> Iterator[JudgedDocument]:
         if not isinstance(row, Row):
             raise SourceInvalid(f"{row.where}: {row.reason}; repair it, or leave it out of {ref}")
         yield _judged(row.document)
+
+
+def documents_of_corpus(corpus: Corpus) -> Iterator[JudgedDocument]:
+    """The present documents of what was ingested, in the order of their last change."""
+    after = 0
+    while changes := corpus.changes(after, _PAGE):
+        for change in changes:
+            if change.document is not None:
+                yield _judged(change.document)
+        after = changes[-1].seq
 
 
 def texts_in(ref: str) -> TextsOf:

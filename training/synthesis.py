@@ -303,9 +303,8 @@ def _reason_to_reject(query: str, document: JudgedDocument, seen: set[str]) -> s
         return "too long"
     if query.casefold() in seen:
         return "duplicate"
-    if len(query) >= COPIED_CHARS and query.casefold() in " ".join(
-        document.full_text.casefold().split()
-    ):
+    text = " ".join(document.full_text.casefold().split())
+    if query.casefold() == text or (len(query) >= COPIED_CHARS and query.casefold() in text):
         return "copied from the document"
     return None
 
