@@ -3,8 +3,9 @@
 Near duplicates are found with MinHash and banding (Broder 1997; Leskovec, Rajaraman, Ullman,
 "Mining of Massive Datasets", ch. 3). A pair counts only if anchors *and* positives are alike, so
 each permutation joins the minimum of the anchor with the minimum of the positive: two pairs agree
-on it with probability J(anchors) x J(positives). What falls into one band together is compared
-exactly. numpy does this for a thousand pairs at once, many times faster than a MinHash object a
+on it with probability J(anchors) x J(positives). Of those that fall into one band together the
+signatures are compared, and what still looks alike is compared exactly: nothing is a duplicate that
+is not. numpy does this for a thousand pairs at once, many times faster than a MinHash object a
 text, which is why no such library is used here.
 """
 
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Hashes = NDArray[np.uint64]
+    Signatures = NDArray[np.uint32]  # (n_pairs, N_BANDS * BAND_ROWS)
 
 NEAR_THRESHOLD = 0.8  # Jaccard similarity of anchors and of positives, both
+LEAST_THRESHOLD = 0.7  # below it, too many would be missed
 SHINGLE_WORDS = 3
 N_BANDS = 20
-BAND_ROWS = 3  # found with 0.998 at 0.8 x 0.8, with 0.11 at 0.2 x 0.9
+BAND_ROWS = 3  # two pairs share a band with probability 0.998 at 0.8 x 0.8, 0.92 at 0.7 x 0.7
+_NEIGHBOURS = 8  # of a pair in one band that it is compared with
 _BATCH_PAIRS = 1_000
-_MOST_COMPARED = 50  # kept pairs of one band that a pair is compared with
+_COMPARED_AT_ONCE = 100_000
 _WORD = re.compile(r"\w+")
 _BLANKS = ("",) * (SHINGLE_WORDS - 1)
+_ODD = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 _SEED = 20_240_229  # of the permutations; any
 
 
@@ -49,37 +54,48 @@ def near_duplicates(
 
     Alike are pairs of equal score whose anchors share at least `threshold` of their runs of three
     words, and whose positives do too. One changed word in a short query is a different query; a
-    changed date in a long passage is the same passage. 160 bytes of memory a pair.
+    changed date in a long passage is the same passage. Needs about 400 bytes of memory a pair.
     """
+    found: dict[int, int] = {}
+    for at, earlier in _candidates(_signatures(pairs, on_progress), threshold):
+        kept = found.get(earlier, earlier)
+        if at not in found and _alike(pairs[at], pairs[kept], threshold):
+            found[at] = kept
+    return found
+
+
+def _candidates(signatures: Signatures, threshold: float) -> list[tuple[int, int]]:
+    """Positions of pairs that look alike by their signatures, the later one of each two first; in
+    order of the later one."""
     import numpy as np
 
-    if len(pairs) < 2:
-        return {}
-    keys = np.concatenate(list(_band_keys(pairs, on_progress)))  # (n_pairs, N_BANDS) uint64
-    candidates: dict[int, set[int]] = {}
+    n_pairs, n_rows = signatures.shape
+    bands = signatures.reshape(n_pairs, N_BANDS, BAND_ROWS)
+    keys = bands[:, :, 0].astype(np.uint64)
+    for row in range(1, BAND_ROWS):
+        keys = _mix(keys * _ODD + bands[:, :, row])
+    short = signatures.astype(np.uint16)  # (n_pairs, n_rows); enough to compare
+    # Equal rows of two pairs on the threshold, less three standard deviations.
+    share = threshold * threshold
+    least = n_rows * (share - 3 * np.sqrt(share * (1 - share) / n_rows))
+    n_found = np.zeros(n_pairs, dtype=np.int64)
+    edges: list[NDArray[np.int64]] = []
     for band in range(N_BANDS):
-        order = np.argsort(keys[:, band], kind="stable")
-        column = keys[order, band]
-        starts = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
-        sizes = np.diff(np.r_[starts, len(order)])
-        for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
-            members = order[start : start + size].tolist()
-            for at in range(1, size):
-                earlier = members[max(0, at - _MOST_COMPARED) : at]
-                candidates.setdefault(members[at], {members[0]}).update(earlier)
-    return _confirmed(pairs, candidates, threshold)
-
-
-def _confirmed(
-    pairs: Sequence[Pair], candidates: dict[int, set[int]], threshold: float
-) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for at in sorted(candidates):
-        for earlier in sorted(candidates[at]):
-            if earlier not in found and _alike(pairs[at], pairs[earlier], threshold):
-                found[at] = earlier
-                break
-    return found
+        # Within a band, pairs that agree in the next band too are neighbours.
+        order = np.lexsort((keys[:, (band + 1) % N_BANDS], keys[:, band]))
+        for distance in range(1, _NEIGHBOURS + 1):
+            one, other = order[:-distance], order[distance:]
+            one, other = np.maximum(one, other), np.minimum(one, other)
+            is_new = (keys[one, band] == keys[other, band]) & (n_found[one] < _NEIGHBOURS)
+            one, other = one[is_new], other[is_new]
+            for start in range(0, len(one), _COMPARED_AT_ONCE):
+                part = slice(start, start + _COMPARED_AT_ONCE)
+                n_equal = (short[one[part]] == short[other[part]]).sum(axis=1)
+                alike = np.flatnonzero(n_equal >= least) + start
+                edges.append(np.stack([one[alike], other[alike]], axis=1))
+                np.add.at(n_found, one[alike], 1)
+    found = np.unique(np.concatenate(edges), axis=0) if edges else np.empty((0, 2), dtype=np.int64)
+    return [(at, earlier) for at, earlier in found.tolist()]
 
 
 def _alike(one: Pair, other: Pair, threshold: float) -> bool:
@@ -106,32 +122,29 @@ def _words(text: str) -> list[str]:
     return [*_BLANKS, *(_WORD.findall(key) or [key]), *_BLANKS]
 
 
-def _band_keys(
-    pairs: Sequence[Pair], on_progress: Callable[[int], None] | None
-) -> Iterator[Hashes]:
-    """(n, N_BANDS) a batch of n pairs."""
+def _signatures(pairs: Sequence[Pair], on_progress: Callable[[int], None] | None) -> Signatures:
+    """(n_pairs, N_BANDS * BAND_ROWS): two pairs agree in a column with the probability
+    J(anchors) x J(positives)."""
     import numpy as np
 
+    n_rows = N_BANDS * BAND_ROWS
     random = np.random.default_rng(_SEED)
-    factors = random.integers(1, 2**64, N_BANDS * BAND_ROWS, dtype=np.uint64) | np.uint64(1)
-    offsets = random.integers(0, 2**64, N_BANDS * BAND_ROWS, dtype=np.uint64)
-    word_hashes: dict[str, int] = {}
+    factors = random.integers(1, 2**64, n_rows, dtype=np.uint64) | np.uint64(1)
+    offsets = random.integers(0, 2**64, n_rows, dtype=np.uint64)
+    word_hashes = _WordHashes()
+    result = np.empty((len(pairs), n_rows), dtype=np.uint32)
     for start in range(0, len(pairs), _BATCH_PAIRS):
         batch = pairs[start : start + _BATCH_PAIRS]
         anchors = _minima([pair.anchor for pair in batch], factors, offsets, word_hashes)
         positives = _minima([pair.positive for pair in batch], factors, offsets, word_hashes)
-        joint = _mix(anchors * np.uint64(0x9E3779B97F4A7C15) + positives)
-        rows = joint.reshape(len(batch), N_BANDS, BAND_ROWS)
-        keys = rows[:, :, 0]
-        for row in range(1, BAND_ROWS):
-            keys = _mix(keys * np.uint64(0xD6E8FEB86659FD93) + rows[:, :, row])
-        yield keys
+        result[start : start + len(batch)] = _mix(anchors * _ODD + positives) >> np.uint64(32)
         if on_progress is not None:
             on_progress(start + len(batch))
+    return result
 
 
 def _minima(
-    texts: Sequence[str], factors: Hashes, offsets: Hashes, word_hashes: dict[str, int]
+    texts: Sequence[str], factors: Hashes, offsets: Hashes, word_hashes: _WordHashes
 ) -> Hashes:
     """(len(texts), len(factors)): the smallest hash of each text's shingles, a permutation each."""
     import numpy as np
@@ -140,18 +153,12 @@ def _minima(
     starts: list[int] = []
     for text in texts:
         starts.append(len(hashes))
-        for word in _words(text):
-            value = word_hashes.get(word)
-            if value is None:
-                value = word_hashes[word] = zlib.crc32(word.encode("utf-8", "surrogatepass"))
-            hashes.append(value)
+        hashes.extend(map(word_hashes.__getitem__, _words(text)))
     words_at = _mix(np.array(hashes, dtype=np.uint64))
     shingles = words_at.copy()
     for shift in range(1, SHINGLE_WORDS):  # runs over the end of a text are cut off below
-        shingles[:-shift] = _mix(
-            shingles[:-shift] * np.uint64(0x9E3779B97F4A7C15) + words_at[shift:]
-        )
-    ends = np.r_[starts[1:], len(hashes)]
+        shingles[:-shift] = _mix(shingles[:-shift] * _ODD + words_at[shift:])
+    ends = np.array([*starts[1:], len(hashes)])
     inside = np.ones(len(hashes), dtype=bool)
     for shift in range(1, SHINGLE_WORDS):
         inside[ends - shift] = False
@@ -163,6 +170,14 @@ def _minima(
         for factor, offset in zip(factors, offsets, strict=True)
     ]
     return np.stack(columns, axis=1)
+
+
+class _WordHashes(dict[str, int]):
+    """The hash of each word that was asked for."""
+
+    def __missing__(self, word: str) -> int:
+        value = self[word] = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        return value
 
 
 def _mix(values: Hashes) -> Hashes:

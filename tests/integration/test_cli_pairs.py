@@ -1,4 +1,4 @@
-"""`pairs build`, `split` and `audit` as a user types them: from judgments to what can be trained."""
+"""`pairs build`, `split` and `audit` as a user types them: from judgments to what trains."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from training.duplicates import _jaccard, near_duplicates
+from training.duplicates import _jaccard, _signatures, near_duplicates
 from training.pair_build import build_pairs
 from training.pairs import Pair, PairRow, RejectedRow
 
@@ -77,7 +77,8 @@ def test_pairs_that_teach_nothing_are_rejected_with_place_and_reason() -> None:
 
 def test_pairs_below_the_wanted_score_are_counted() -> None:
     rows = _rows(
-        Pair(anchor=f"a{at}", positive="b", score=score) for at, score in enumerate((0.4, 0.5, None))
+        Pair(anchor=f"a{at}", positive="b", score=score)
+        for at, score in enumerate((0.4, 0.5, None))
     )
     pairs, report = build_pairs(rows, min_score=0.5)
     assert [pair.score for pair in pairs] == [0.5, None]
@@ -123,12 +124,35 @@ def test_near_duplicates_are_found_without_fail_and_never_invented() -> None:
     assert all(earlier < at for at, earlier in found.items())
 
 
-def test_one_text_in_a_thousand_pairs_is_no_trouble() -> None:
-    """Pairs that share their positive, or their anchor, do not have to be compared one by one."""
+def test_a_near_duplicate_is_found_among_thousands_on_the_same_document() -> None:
     draw = random.Random(3)
     shared = _text(draw, 100)
-    pairs = [Pair(anchor=_text(draw, 8), positive=shared) for _ in range(1_500)]
-    pairs += [Pair(anchor="the same question", positive=_text(draw, 30)) for _ in range(1_500)]
+    pairs = [Pair(anchor=_text(draw, 8), positive=shared) for _ in range(2_000)]
+    pairs += [Pair(anchor="the same question", positive=_text(draw, 30)) for _ in range(2_000)]
+    long = _text(draw, 40)
+    pairs[10] = Pair(anchor=long, positive=shared)
+    pairs[1_990] = Pair(anchor=f"{long} please", positive=shared)
     began = time.monotonic()
-    assert near_duplicates(pairs) == {}
-    assert time.monotonic() - began < 5
+    assert near_duplicates(pairs) == {1_990: 10}
+    assert time.monotonic() - began < 10
+
+
+def test_thousands_of_near_duplicates_leave_one() -> None:
+    draw = random.Random(4)
+    words = _text(draw, 200).split()
+    pairs = []
+    for at in range(2_000):
+        words[100] = f"version{at}"
+        pairs.append(Pair(anchor="what changed", positive=" ".join(words)))
+    found = near_duplicates(pairs)
+    assert len(found) > 1_990
+    assert all(earlier not in found for earlier in found.values())
+
+
+def test_a_signature_does_not_depend_on_the_pairs_around_it() -> None:
+    draw = random.Random(5)
+    pairs = [Pair(anchor=_text(draw, 3), positive=_text(draw, 9)) for _ in range(5)]
+    together = _signatures(pairs, None)
+    for at, pair in enumerate(pairs):
+        assert (_signatures([pair], None) == together[at]).all()
+    assert not (together[0] == together[1:]).any(), "they have no word in common"

@@ -162,9 +162,14 @@ def test_rules_that_cannot_be_are_refused() -> None:
         ClickRules(min_clicks=0)
 
 
+def test_where_nothing_ever_moved_a_position_counts_as_its_share(tmp_path: Path) -> None:
+    _, log = _read(tmp_path, [event for user in range(9) for event in _page("b", f"{user}")])
+    assert log.facts.examination == pytest.approx({1: 1, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4})
+
+
 def test_what_people_want_is_told_from_where_it_stood(tmp_path: Path) -> None:
-    """A simulated search: what is looked at falls with the position, what is clicked when looked
-    at depends on the document alone. Both are found again."""
+    """A simulated search that mostly ranks well: what is looked at falls with the position, what is
+    clicked when looked at depends on the document alone. Both are found again."""
     draw = random.Random(1)
     looked_at = {position: position**-0.7 for position in range(1, 9)}
     events: list[dict[str, Any]] = []
@@ -173,7 +178,7 @@ def test_what_people_want_is_told_from_where_it_stood(tmp_path: Path) -> None:
     for query in range(40):
         documents = [f"{query}-{at}" for at in range(8)]
         wanted |= {name: draw.choice([0.7, 0.15, 0.05]) for name in documents}
-        start = {name: draw.random() for name in documents}
+        start = {name: draw.random() - wanted[name] / 2 for name in documents}
         for person in range(80):
             order = sorted(documents, key=lambda name: start[name] + draw.gauss(0, 0.25))
             for position, name in enumerate(order, 1):
