@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,9 @@ import click
 from reindexer.cli_verb import Invocation, Verb, json_option, judgment_options, pass_invocation
 from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.progress import Progress
-from reindexer.terminal import (
-    count,
-    duration,
-    fields,
-    next_steps,
-    print_json,
-    say,
-    table,
-    warn,
-)
+from reindexer.terminal import print_json, warn
+from reindexer.training_screen import show_training
+from training.processes import is_main_process, meet
 from training.training_recipe import LOSSES, NEGATIVE_SOURCES, TrainingRecipe
 
 if TYPE_CHECKING:
@@ -31,7 +24,6 @@ if TYPE_CHECKING:
     from training.outcome import TrainingOutcome
 
 _DEFAULTS = TrainingRecipe()
-_SHOWN = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
 
 
 def _dims(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
@@ -178,7 +170,12 @@ def train(
     """
     from training.errors import QueriesOverlap, TrainingBusy
 
+    device = invocation.settings.device
+    if not is_main_process():
+        meet(device)  # the first makes the data directory, if need be
     with invocation.open() as data:
+        if is_main_process():
+            meet(device)
         try:
             outcome = run_training(
                 data,
@@ -234,7 +231,7 @@ def run_training(
 
     if eval_dir is not None:
         read_judgments(eval_dir, split)  # a mistyped folder must not show after hours of training
-    with Progress("train", quiet=quiet) as progress:
+    with Progress("train", quiet=quiet or not is_main_process()) as progress:
         progress.update(state="starting")
         from reindexer.upgrade import find_model
         from training.finetune import fine_tune
@@ -287,73 +284,3 @@ def _load_cross_encoder(data: DataDirectory, ref: str) -> CrossScores:
 def _command() -> str:
     """What was typed, so that it can be typed again."""
     return shlex.join(["reindexer", *sys.argv[1:]])
-
-
-# -- the screen -----------------------------------------------------------------------------------
-
-
-def show_training(
-    outcome: TrainingOutcome, *, pairs: str, eval_dir: Path | None, quiet: bool
-) -> None:
-    say(
-        f"{outcome.version}: {outcome.base} tuned on {count(outcome.pairs, 'pair')}, "
-        f"{outcome.epochs:g} epochs ({count(outcome.steps, 'step')}) in "
-        f"{duration(outcome.seconds)}{', stopped early' if outcome.stopped_early else ''}\n"
-    )
-    if outcome.metrics:
-        say(_metrics_table(outcome.metrics))
-        say()
-        if dims := _dims_table(outcome.metrics.get("dims", {})):
-            say(dims)
-            say()
-    say(
-        fields(
-            [
-                ("gate", f"{outcome.gate.verdict}: {outcome.gate.reason}"),
-                ("to try", "; ".join(outcome.advice)),
-                ("report", str(outcome.report) if outcome.report is not None else None),
-            ]
-        )
-    )
-    if quiet:
-        return
-    say()
-    measured = f" --eval {eval_dir}" if eval_dir is not None else ""
-    if outcome.gate.passed:
-        next_steps(f"reindexer upgrade {outcome.version}{measured}")
-    elif not outcome.metrics:
-        next_steps(
-            f"reindexer train {pairs} --base {outcome.base} --name {outcome.version.name} "
-            "--eval DIR"
-        )
-    else:
-        next_steps(
-            f"reindexer pairs audit {pairs}",
-            f'reindexer upgrade {outcome.version}{measured} --override "REASON"',
-        )
-
-
-def _metrics_table(metrics: Any) -> str:
-    rows: list[Sequence[Any]] = []
-    for name in _SHOWN:
-        gain = metrics["difference"][name]
-        rows.append(
-            (
-                name,
-                metrics["base"][name],
-                metrics["tuned"][name],
-                f"{gain['mean']:+.3f}  ({gain['low']:+.3f} to {gain['high']:+.3f})",
-            )
-        )
-    return table(("", "base", "tuned", "difference"), rows)
-
-
-def _dims_table(dims: Any) -> str | None:
-    if len(dims) < 2:
-        return None
-    full = next(iter(dims.values()))["tuned"]
-    rows = [
-        (int(dim), value["base"], value["tuned"], f"{value['tuned'] / full:.1%}" if full else "-")
-        for dim, value in dims.items()
-    ]
-    return table(("dimensions", "base nDCG@10", "tuned nDCG@10", "of full"), rows)

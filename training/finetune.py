@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 
-from training.device import resolve_device
 from training.encoded_texts import EncodedTexts
 from training.encoder import Encoder
 from training.evaluation import Evaluation, TextEncoder, evaluate_dims
@@ -27,14 +26,22 @@ from training.outcome import Measured, TrainingOutcome, TrainingTask
 from training.pairs import Pair, pairs_hash
 from training.precision import cpu_name
 from training.preparation import OnProgress, overlap, prepare, read_training_pairs
-from training.processes import is_main_process, n_processes, wait_for_everyone
+from training.processes import is_main_process, meet, n_processes, wait_for_everyone
 from training.registry import ModelRegistry
 from training.report import DataFacts, describe_training, write_report
 from training.training_columns import training_columns
 from training.training_recipe import schedule
-from training.training_run import Prepared, close_run, open_run
+from training.training_run import (
+    Prepared,
+    close_run,
+    open_run,
+    read_evaluations,
+    write_evaluations,
+)
 
 log = logging.getLogger(__name__)
+
+BASE_SCORES = "base.json"
 
 
 def fine_tune(
@@ -59,10 +66,12 @@ def fine_tune(
     """
     recipe, base = task.recipe, task.base
     is_first = is_main_process()
-    wait_for_everyone(cpu=resolve_device(device).type == "cpu")
+    if not is_first:  # one voice is enough
+        on_progress, on_note = _ignore, _ignore
+    meet(device)
 
     pairs, dropped = read_training_pairs(task)
-    if dropped and is_first:
+    if dropped:
         on_note(overlap(dropped))
     sha256 = pairs_hash(pairs)
 
@@ -78,7 +87,10 @@ def fine_tune(
                 Encoder(base, device=device, dtype=encoder_dtype, cache_dir=cache_dir)
             )
             dims = [dim for dim in recipe.dims(base.dim) if dim < base.dim]
-            before = _evaluate(encoded, task, dims, "evaluate the base", on_progress)
+            before = read_evaluations(run / BASE_SCORES) or _evaluate(
+                encoded, task, dims, "evaluate the base", on_progress
+            )
+            write_evaluations(run / BASE_SCORES, before)
             if prepared is None:
                 prepared = prepare(task, pairs, encoded, on_progress=on_progress, on_note=on_note)
                 prepared.write(run)
@@ -159,6 +171,10 @@ def fine_tune(
         facts=registered.lineage["data"],
         report=report if report.exists() else None,
     )
+
+
+def _ignore(*_: Any) -> None:
+    pass
 
 
 def _identity(task: TrainingTask, sha256: str) -> dict[str, Any]:

@@ -18,14 +18,20 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def wait_for_everyone(*, cpu: bool | None = None) -> None:
-    """Until every process has come here; at once when there is one.
+def meet(device: str) -> None:
+    """The first time that all of them wait for each other. device: as resolve_device takes it."""
+    if n_processes() > 1:
+        from accelerate import PartialState
 
-    cpu: where they compute, for the first call.
-    """
-    if n_processes() == 1:
-        return
-    from accelerate import PartialState
+        from training.device import resolve_device
 
-    state = PartialState() if cpu is None else PartialState(cpu=cpu, timeout=LONGEST_WAIT)
-    state.wait_for_everyone()
+        on_cpu = resolve_device(device).type == "cpu"
+        PartialState(cpu=on_cpu, timeout=LONGEST_WAIT).wait_for_everyone()
+
+
+def wait_for_everyone() -> None:
+    """Until every process has come here; at once when there is one. Needs `meet` before it."""
+    if n_processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()

@@ -133,7 +133,8 @@ def schedule(
     batch_size = recipe.batch_size or (1_024 if is_static else 32)
     batch_size = max(2, min(batch_size, n_pairs))
     learning_rate = recipe.learning_rate or (5e-3 if is_static else 3e-4 if recipe.lora else 5e-5)
-    per_epoch = max(1, math.ceil(n_pairs / (batch_size * processes)))
+    batches = n_pairs / (batch_size * processes)  # several processes leave the odd one out
+    per_epoch = max(1, math.ceil(batches) if processes == 1 else math.floor(batches))
     epochs = recipe.epochs
     if epochs is None:
         epochs = float(min(max(round(WANTED_STEPS / per_epoch), 1), MAX_EPOCHS))
