@@ -150,8 +150,17 @@ def test_a_query_that_does_not_find_its_document_is_dropped() -> None:
     assert (second.k, second.documents) == (2, 7)
 
 
+class Long(Letters):
+    """Rows long enough for two ways to add them up to differ in the last digits."""
+
+    def _rows(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        seeds = [len(text) for text in texts]
+        rows = np.array([np.random.default_rng(seed).normal(size=384) for seed in seeds])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
 def test_documents_that_read_the_same_do_not_push_each_other_out() -> None:
-    documents = [JudgedDocument(f"d{at}", "", "aab") for at in range(3_000)]
-    pair = Pair(anchor="ab", positive="aab", doc_id="d2999")
-    assert round_trip([pair], documents, Letters(), k=1).kept == (pair,)
-    assert round_trip([], [], Letters(), k=1).kept == ()
+    documents = [JudgedDocument(f"d{at}", "", "aab") for at in range(1_500)]
+    pairs = [Pair(anchor="x" * n, positive="aab", doc_id="d1499") for n in range(1, 20)]
+    assert round_trip(pairs, documents, Long(), k=1).dropped == ()
+    assert round_trip([], [], Long(), k=1).kept == ()
