@@ -16,8 +16,8 @@ from typing import Any
 
 from training.errors import PairsInvalid
 from training.examination import examination
-from training.pair_columns import unix_time
 from training.pairs import Pair, PairRow, RejectedRow, text_key
+from training.record_values import unix_time
 from training.records import Record, jsonl_records
 
 TextsOf = Callable[[Sequence[str]], Mapping[str, str]]  # full texts by doc_id, of those there are

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 import orjson
 
 from training.errors import PairsInvalid
-from training.judgments import JudgedDocument
 from training.pairs import Pair
+from training.record_values import document_ids, list_in_a_cell, texts_in, unix_time
 from training.records import Record
 
 # A column's own name counts before any of the usual other names, which are tried in no order: two
@@ -40,7 +39,6 @@ NEEDED: Mapping[str, tuple[str, ...]] = {  # by loss
     "cosent": ("anchor", "positive", "score"),
 }
 MATCH_SCORE = 0.5  # pairs below are no match, and only cosent may learn from them
-_MILLISECONDS = 1e11  # as seconds this is the year 5138
 _EXAMPLES: Mapping[str, object] = {
     "anchor": "the query",
     "positive": "a text that answers it",
@@ -106,7 +104,7 @@ class PairColumns:
     def pairs(self, record: Record) -> Iterator[Pair]:
         """One pair a positive; most records have one. Raises PairsInvalid with the reason."""
         (anchor,) = self._texts(record, "anchor", most=1)
-        doc_ids = _document_ids(self._value(record, "positive"))
+        doc_ids = document_ids(self._value(record, "positive"))
         positives = self._texts(record, "positive")
         for positive, doc_id in zip(positives, doc_ids or [None] * len(positives), strict=True):
             yield Pair(
@@ -127,7 +125,7 @@ class PairColumns:
     def _texts(self, record: Record, role: str, *, most: int | None = None) -> list[str]:
         name = self.columns[role][0]
         value = record.get(name)
-        texts = list(_texts(value, role if name == role else f"{role} ({name})"))
+        texts = list(texts_in(value, role if name == role else f"{role} ({name})"))
         if not texts:
             raise PairsInvalid(f"the {role} is empty")
         if most is not None and len(texts) > most:
@@ -140,8 +138,8 @@ class PairColumns:
             if value is None or value == "":
                 continue
             if isinstance(value, str) and value.lstrip().startswith("["):
-                value = _list_in_a_cell(value)
-            yield from _texts(value, "negatives" if name == "negatives" else f"negative ({name})")
+                value = list_in_a_cell(value)
+            yield from texts_in(value, "negatives" if name == "negatives" else f"negative ({name})")
 
     def _score(self, record: Record) -> float | None:
         value = self._value(record, "score")
@@ -202,33 +200,6 @@ def check_pairs(pairs: Sequence[Pair], *, loss: str, label: str) -> None:
                 f"(`reindexer pairs build {label} --min-score {MATCH_SCORE:g} -o matches.jsonl`), "
                 "or learn the scores with --loss cosent"
             )
-
-
-def unix_time(value: object) -> float | None:
-    """Seconds since 1970 of a number (seconds or milliseconds) or of ISO 8601 text, which is UTC
-    where it names no zone. Raises PairsInvalid."""
-    match value:
-        case None | "":
-            return None
-        case bool():
-            pass
-        case int() | float():
-            return value / 1_000 if abs(value) >= _MILLISECONDS else float(value)
-        case datetime.datetime():
-            zone = value.tzinfo or datetime.UTC
-            return value.replace(tzinfo=zone).timestamp()
-        case str():
-            try:
-                return unix_time(float(value))
-            except ValueError:
-                pass
-            try:
-                return unix_time(datetime.datetime.fromisoformat(value))
-            except ValueError:
-                pass
-    raise PairsInvalid(
-        f"the time is {value!r}, expected seconds since 1970 or 2026-01-31T12:00:00Z"
-    )
 
 
 def _columns_of(
@@ -299,39 +270,6 @@ def _by_length(columns: Sequence[str], sample: Sequence[Record]) -> list[str]:
 
 def _example(*roles: str) -> str:
     return orjson.dumps({role: _EXAMPLES[role] for role in roles}).decode()
-
-
-def _texts(value: object, what: str) -> Iterator[str]:
-    """A text, a list of texts, or of objects with title and text as rankers' datasets have them."""
-    match value:
-        case None:
-            raise PairsInvalid(f"the {what} is missing")
-        case str():
-            yield value
-        case list() | tuple():
-            for item in value:
-                yield from _texts(item, what)
-        case {"text": str(text), "title": str(title)}:
-            yield JudgedDocument("", title, text).full_text
-        case {"text": str(text)}:
-            yield text
-        case _:
-            raise PairsInvalid(f"the {what} is a {type(value).__name__}, expected text")
-
-
-def _document_ids(value: object) -> list[str | None] | None:
-    """Ids that come with the positives themselves."""
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        return None
-    ids = (item.get("docid", item.get("doc_id")) for item in value)
-    return [str(found) if isinstance(found, str | int) else None for found in ids]
-
-
-def _list_in_a_cell(value: str) -> object:
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return value
 
 
 def _first(pairs: Sequence[Pair], test: Any) -> int | None:

@@ -77,6 +77,11 @@ def open_pairs(
         rows = _judged(Path(ref), split or DEFAULT_SPLIT, grade_pairs, group_field)
         return PairSource(format=found, renamed={}, rows=rows)
     label = Path(ref).name if found in _RECORDS else str(ref)
+    if found == "clicks":
+        raise PairsInvalid(
+            f"{ref} is a click log; make pairs of it first: `reindexer pairs build {ref} -o "
+            "pairs.jsonl`"
+        )
     if found == "hf":
         records = _dataset(str(ref), split)
     elif found in _RECORDS:
@@ -152,7 +157,10 @@ def _rows(records: Records, columns: PairColumns, label: str) -> Iterator[PairRo
             continue
         where, record = row
         if not columns.columns:
-            raise PairsInvalid(f"{label}: the first {_SAMPLED_RECORDS} rows cannot be read")
+            raise PairsInvalid(
+                f"none of the first {_SAMPLED_RECORDS} rows of {label} can be read; is it "
+                "a file of pairs?"
+            )
         try:
             for pair in columns.pairs(record):
                 yield PairRow(where=where, pair=_share(pair, shared))

@@ -17,6 +17,7 @@ from training.pairs import Pair, text_digest, text_key
 
 DEV_SHARE = 0.1
 TEST_SHARE = 0.1
+SAME_QUERY_WORDS = 0.2  # of two texts with one query_id, to be one query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +120,24 @@ def drop_evaluation_queries(
     pairs: Iterable[Pair], queries: Mapping[str, str]
 ) -> tuple[list[Pair], list[Pair]]:
     """The pairs that may be trained on, and those whose query is also an evaluation query: by its
-    text (see text_key) or by its query_id. queries: text by query id."""
+    text (see text_key), or by its query_id unless the two texts have hardly a word in common, as
+    two files that both count from 1 do. queries: text by query id."""
     texts = {text_key(text) for text in queries.values()}
     kept: list[Pair] = []
     dropped: list[Pair] = []
     for pair in pairs:
-        is_known = pair.query_id in queries or text_key(pair.anchor) in texts
+        same_id = queries.get(pair.query_id) if pair.query_id is not None else None
+        is_known = text_key(pair.anchor) in texts or (
+            same_id is not None and _common_words(pair.anchor, same_id) >= SAME_QUERY_WORDS
+        )
         (dropped if is_known else kept).append(pair)
     return kept, dropped
+
+
+def _common_words(one: str, other: str) -> float:
+    """Of all words of both, 0..1."""
+    left, right = (set(text_key(text).split()) for text in (one, other))
+    return len(left & right) / max(1, len(left | right))
 
 
 def _by_component(

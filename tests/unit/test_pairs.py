@@ -216,6 +216,12 @@ def test_a_file_that_is_something_else_says_what_to_do(
         read_pairs(path)
 
 
+def test_a_click_log_is_not_trained_on_as_it_is(tmp_path: Path) -> None:
+    path = _lines(tmp_path / "log.jsonl", {"query": "q", "doc_id": "d", "clicked": True})
+    with pytest.raises(PairsInvalid, match="make pairs of it first: `reindexer pairs build"):
+        read_pairs(path)
+
+
 def test_a_missing_file_is_not_taken_for_a_dataset_of_the_hub(tmp_path: Path) -> None:
     with pytest.raises(PairsInvalid, match="there is no file"):
         read_pairs(tmp_path / "pairs.jsonl")

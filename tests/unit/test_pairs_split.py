@@ -155,8 +155,16 @@ def test_evaluation_queries_are_recognised_by_text_and_by_id() -> None:
         Pair(anchor="What is  BRIE?", positive="cheese"),
         Pair(anchor="what is brie made of", positive="milk", query_id="q7"),
         Pair(anchor="what is felt", positive="wool", query_id="q9"),
+        Pair(anchor="what is felt", positive="wool", query_id="q8"),
     ]
-    kept, dropped = drop_evaluation_queries(pairs, {"q1": "what is brie", "q7": "spelled anew"})
+    kept, dropped = drop_evaluation_queries(
+        pairs,
+        {
+            "q1": "what is brie",
+            "q7": "of what is brie made?",
+            "q8": "another file, another question 8",
+        },
+    )
     assert kept == pairs[2:]
     assert dropped == pairs[:2]
 
