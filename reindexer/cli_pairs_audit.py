@@ -97,7 +97,7 @@ def audit(
         )
     if base is None and (sheet is not None or cross_encoder is not None):
         raise click.UsageError("--sheet and --cross-encoder need --base REF")
-    from training.audit import NOISE_WARNING, sample_for_a_person
+    from training.audit import NOISE_WARNING, matching, sample_for_a_person
     from training.audit_sheet import read_verdicts, write_sheet
     from training.pairs import read_pairs
 
@@ -108,6 +108,7 @@ def audit(
         found = read_pairs(file)
         by_model = by_cross = None
         if base is not None:
+            matching(found)  # too few is said before a model is loaded
             by_model = _base_estimate(invocation, progress, found, base, seed)
             if cross_encoder is not None:
                 by_cross = _cross_estimate(invocation, progress, found, cross_encoder, seed)

@@ -300,7 +300,7 @@ def _show_build(report: PairReport, renamed: Mapping[str, str], facts: ClickFact
         for text in facts.notes:
             note(text)
     say(
-        f"{report.kept:,} pairs kept of {report.read:,} read in {duration(report.seconds)}; "
+        f"{count(report.kept, 'pair')} kept of {report.read:,} read in {duration(report.seconds)}; "
         f"{count(report.duplicates_exact, 'duplicate')}, "
         f"{count(report.duplicates_near, 'near duplicate')}, "
         f"{report.rejected_total:,} rejected"

@@ -171,16 +171,21 @@ def share_with_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def _drawn(pairs: Sequence[Pair], sampled: int, seed: int) -> tuple[int, ...]:
-    matches = [
-        at for at, pair in enumerate(pairs) if pair.score is None or pair.score >= MATCH_SCORE
-    ]
-    if len(matches) < MIN_PAIRS:
+def matching(pairs: Sequence[Pair]) -> list[int]:
+    """Positions of the pairs that are meant to match. Raises PairsInvalid when they are too few to
+    estimate how many do not."""
+    found = [at for at, pair in enumerate(pairs) if pair.score is None or pair.score >= MATCH_SCORE]
+    if len(found) < MIN_PAIRS:
         raise PairsInvalid(
-            f"found {len(matches)} pairs that should match, and it takes at least {MIN_PAIRS} to "
-            "estimate how many do not; read them yourself"
+            f"of {len(pairs)} pairs {len(found)} are meant to match, and it takes at least "
+            f"{MIN_PAIRS} to estimate how many do not; read them yourself"
         )
-    return tuple(sorted(random.Random(seed).sample(matches, min(sampled, len(matches)))))
+    return found
+
+
+def _drawn(pairs: Sequence[Pair], sampled: int, seed: int) -> tuple[int, ...]:
+    found = matching(pairs)
+    return tuple(sorted(random.Random(seed).sample(found, min(sampled, len(found)))))
 
 
 def _others(pairs: Sequence[Pair]) -> NDArray[np.bool_]:

@@ -87,7 +87,7 @@ def csv_records(path: Path) -> Records:
                 "delimiter or a line end needs quotes"
             )
             yield RejectedRow(where=where, reason=reason)
-        elif any("\udc80" <= character <= "\udcff" for value in values for character in value):
+        elif not all(map(_is_utf8, values)):
             yield RejectedRow(where=where, reason="not UTF-8; save the file as UTF-8")
         else:
             yield where, dict(zip(header, values, strict=True))
@@ -128,6 +128,15 @@ def _parquet_rows(batch: Any) -> Iterator[dict[str, object] | str]:
             yield "a text is not UTF-8; write the column as UTF-8 text"
         except ValueError as error:
             yield f"a value cannot be read: {error}"
+
+
+def _is_utf8(value: str) -> bool:
+    """False for text with the lone surrogates that stand for bytes which are not UTF-8."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _csv_header(path: Path) -> tuple[list[str], str]:

@@ -94,7 +94,7 @@ def test_pairs_that_are_scored_as_no_match_are_not_noise(encoder: WordEncoder) -
 
 
 def test_too_few_pairs_say_nothing(encoder: WordEncoder) -> None:
-    with pytest.raises(PairsInvalid, match="found 19 pairs"):
+    with pytest.raises(PairsInvalid, match="of 19 pairs 19 are meant to match"):
         estimate_noise(encoder, _pairs(19, 0.0))
 
 
