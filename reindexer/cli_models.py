@@ -166,7 +166,7 @@ def _lineage(version: ModelVersion) -> list[tuple[str, Any]]:
         ("code version", lineage.get("code_version")),
         ("seed", lineage.get("seed")),
         ("gate", f"{gate}{reason}" if gate else None),
-        ("report", lineage.get("report")),
+        ("report", str(version.path / lineage["report"]) if lineage.get("report") else None),
     ]
 
 

@@ -140,6 +140,7 @@ def fine_tune(
             metrics=measured.to_json() if measured is not None else {},
             lineage={
                 "base": str(base),
+                "base_from": base.lineage.get("base_from", base.base),
                 "base_fingerprint": base.fingerprint,
                 "pairs_sha256": sha256,
                 "pairs": len(prepared.pairs),

@@ -56,8 +56,9 @@ def without_head(card: str) -> str:
 def _head(version: ModelVersion) -> str:
     """YAML; every text in quotes, as JSON writes them."""
     lines = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
-    bases = (version.lineage.get("base"), version.base)
+    bases = (version.lineage.get(key) for key in ("base", "base_from"))
     base = next((found for text in bases if text and (found := hub_id(str(text)))), None)
+    base = base or hub_id(version.base)
     if base is not None:
         lines.append(f"base_model: {json.dumps(base)}")
     lines += ["tags:", *(f"- {tag}" for tag in _TAGS)]

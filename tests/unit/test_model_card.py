@@ -86,6 +86,8 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_there(trained: ModelVersion,
     elsewhere = replace(trained, base=base, lineage={**LINEAGE, "base": base})
     assert "base_model:" not in render(elsewhere)
     assert f"`{base}`" in render(elsewhere)
+    known = {**LINEAGE, "base": base, "base_from": "organisation/first"}
+    assert 'base_model: "organisation/first"' in render(replace(elsewhere, lineage=known))
 
 
 def test_a_version_that_tells_little_gets_a_card_without_gaps(trained: ModelVersion) -> None:
