@@ -80,7 +80,7 @@ def difference_chart(
             markerfacecolor=color if is_clear else "none",
             markersize=7 if is_clear else 6,
         )
-    axes.axvline(0, color=INK, linewidth=1, zorder=0)
+    axes.axvline(0, color=INK, linewidth=1, zorder=1)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
