@@ -106,11 +106,17 @@ def tune(
             smaller = plan.smaller(
                 schedule.batch_size, can_be_cached=cached, mini=recipe.mini_batch_size
             )
-            if smaller is None or n_processes() > 1:
+            if smaller is None:
                 raise TrainingFailed(
                     f"{base} does not fit in the memory of {place} with one pair at a time; "
                     "shorten what it reads (--max-tokens 128), train an adapter (--lora), or use a "
                     "smaller base"
+                ) from error
+            if n_processes() > 1:  # the others wait for this one in the middle of a step
+                smaller.write(plan_file)
+                raise TrainingFailed(
+                    f"out of memory on {place}; the same command goes on from the last checkpoint "
+                    f"with {smaller.changes[-1]} (torchrun --max-restarts 8 types it for you)"
                 ) from error
             plan = smaller
         gc.collect()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.judged_world import JudgedWorld, make_judged_world
 from tests.tiny_models import Kind, make_tiny_model
@@ -102,6 +103,17 @@ def test_every_kind_of_model_trains_and_keeps_what_it_was(
     ))  # fmt: skip
 
 
+def test_prompts_take_part_in_training(registry: ModelRegistry, world: JudgedWorld) -> None:
+    folder = make_tiny_model(registry.root.parent / "base")
+    weights = set()
+    for at, prompts in enumerate(({}, {"query_prompt": "search "}, {"document_prompt": "text "})):
+        base = registry.register(folder, name=f"base-{at}", **prompts)
+        tuned = train(registry, world, base, name=f"tuned-{at}").version
+        weights.add(tuned.files["model.safetensors"].sha256)
+
+    assert len(weights) == 3
+
+
 def test_a_version_that_learned_passes_its_gate(
     registry: ModelRegistry, world: JudgedWorld
 ) -> None:
@@ -176,8 +188,11 @@ def test_an_adapter_is_merged_before_it_is_registered(
 
     tuned = train(registry, world, base, dataclasses.replace(QUICK, lora=True)).version
 
-    assert {name for name in tuned.files if name.endswith(".safetensors")} == {"model.safetensors"}
-    assert tuned.size_bytes < 1.1 * base.size_bytes + 100_000
+    before, after = (load_file(version.path / "model.safetensors") for version in (base, tuned))
+    assert after.keys() == before.keys(), "the layers of the base, and no others"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any("embeddings" in name or "LayerNorm" in name for name in changed)
     assert tuned.fingerprint != base.fingerprint
 
 
