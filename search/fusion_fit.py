@@ -23,6 +23,7 @@ DEPTHS = (PLAIN_RRF.depth, 200)  # tried; the first one unless another is surely
 FIT_DEPTH = max(DEPTHS)  # documents that each leg has to give for a fit
 DENSE_WEIGHTS = np.round(np.arange(21) / 20, 2)  # tried, (21,)
 SURELY = 1.64  # standard errors of a mean difference: one-sided, 95 %
+NEARLY_ALONE = 0.9  # weight of a leg beside which the other has to earn its say
 SMOOTHING = 0.1  # standard deviation of the kernel, in weight
 LEAN = 0.15  # towards the leg that is better alone: a weight is wrong at less cost on that side
 RESAMPLES = 200
@@ -83,9 +84,9 @@ def fit_fusion(
 ) -> FusionFit:
     """The fusion with the best nDCG@10 on these queries, of those that generalise.
 
-    A weighted mean of scores, unless plain RRF or one leg alone is surely better. Both are compared
-    with the cross-validated weighted mean: the weight that a query is scored with was fitted
-    without it.
+    A weighted mean of scores, unless plain RRF or one leg alone is surely better, or a leg that has
+    nearly all the weight does as well alone. They are compared with the cross-validated weighted
+    mean: the weight that a query is scored with was fitted without it.
 
     legs, qrels: by query id; queries without a relevant document are left out, for they cannot tell
     one ranking from another. Raises ValueError when fewer than two are left.
@@ -114,7 +115,9 @@ def fit_fusion(
 
     recipe = _convex(weight, measured.dense_span, depth)
     fitted = validated
-    if _beats(baselines[leg], fitted):
+    if _beats(baselines[leg], fitted) or (
+        _weight_of(leg, recipe) >= NEARLY_ALONE and baselines[leg].mean() >= fitted.mean()
+    ):
         recipe = _convex(float(leg == "dense"), measured.dense_span, DEPTHS[0])
         fitted = baselines[leg]
     if _beats(baselines["rrf"], fitted):
@@ -135,6 +138,10 @@ def _convex(dense_weight: float, dense_span: float, depth: int) -> FusionRecipe:
         dense_span=dense_span,
         depth=depth,
     )
+
+
+def _weight_of(leg: str, recipe: FusionRecipe) -> float:
+    return recipe.dense_weight if leg == "dense" else recipe.lexical_weight
 
 
 def _best_leg(per_query: Mapping[str, PerQuery]) -> str:
