@@ -55,6 +55,27 @@ def headline(report: TrainingReport) -> str:
     )
 
 
+def new_documents(report: TrainingReport) -> str:
+    """What the gain is on documents that were not trained on; empty where there is no overlap."""
+    rows = {row.name: row for row in report.seen}
+    if sum(row.n_queries for name, row in rows.items() if name != "unseen") == 0:
+        return ""
+    unseen = rows["unseen"]
+    if unseen.difference is None:
+        return (
+            "Every query is answered by documents that it was trained on, so nothing here speaks "
+            "for new documents."
+        )
+    gain = unseen.difference
+    text = (
+        f"On new documents alone ({unseen.n_queries:,} queries) the change is {signed(gain.mean)} "
+        f"(95 % interval {signed(gain.low)} to {signed(gain.high)})"
+    )
+    if gain.low <= 0 <= gain.high:
+        return f"{text}: the interval contains 0, so a gain there is not proven."
+    return f"{text}."
+
+
 def _view(report: TrainingReport) -> dict[str, Any]:
     """What the pages show and the report does not hold as such."""
     base, tuned = report.base_full.scores, report.tuned_full.scores
@@ -63,6 +84,7 @@ def _view(report: TrainingReport) -> dict[str, Any]:
     first_of_base, first_of_tuned = base.per_query["mrr@10"], tuned.per_query["mrr@10"]
     return {
         "headline": headline(report),
+        "new_documents": new_documents(report),
         "n_queries": len(base.query_ids),
         "folder_name": Path(report.folder).name,
         "primary_base": base_means[PRIMARY_METRIC],

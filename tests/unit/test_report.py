@@ -21,7 +21,7 @@ from training.judgments import read_judgments
 from training.metrics import METRICS
 from training.pairs import Pair
 from training.report import DataFacts, TrainingReport, describe_training, shorten, write_report
-from training.report_pages import headline, training_html, training_markdown
+from training.report_pages import headline, new_documents, training_html, training_markdown
 
 pytest.importorskip("matplotlib")
 
@@ -137,6 +137,23 @@ def test_seen_documents_and_slices_are_scored_apart(
     ]
     assert report.seen_documents == (1, 12)
     assert [(row.name, row.n_queries) for row in report.slices] == [("even", 6), ("odd", 6)]
+
+
+def test_a_gain_by_heart_is_told_from_one_on_new_documents(
+    make_report: Callable[..., TrainingReport],
+) -> None:
+    six = [Pair(anchor="x", positive="p", doc_id=f"d{number}") for number in range(6)]
+    by_heart = make_report(WORSE, [1] * 6 + [3] * 6, pairs=six)
+    assert by_heart.gain.low > 0
+    warning = "(6 queries) the change is 0.000 (95 % interval 0.000 to 0.000): the interval contain"
+    for page in (training_html(by_heart), training_markdown(by_heart)):
+        assert warning in page
+    honest = make_report(WORSE, [1] * N_QUERIES, pairs=six)
+    assert new_documents(honest).startswith("On new documents alone (6 queries) the change is +0.")
+    assert "not proven" not in new_documents(honest)
+    every = [Pair(anchor="x", positive="p", doc_id=f"d{number}") for number in range(N_QUERIES)]
+    assert "nothing here speaks for new documents" in new_documents(make_report(pairs=every))
+    assert new_documents(make_report(pairs=[])) == "", "no overlap, so the headline says it all"
 
 
 def test_a_long_title_is_cut_at_a_word() -> None:
