@@ -18,6 +18,7 @@ import torch
 from training.encoded_texts import EncodedTexts
 from training.encoder import Encoder
 from training.evaluation import Evaluation, TextEncoder, evaluate_dims
+from training.extras import require
 from training.gate import Gate, advice, judge
 from training.judgments import read_documents
 from training.model_tuning import Tuned, tune
@@ -65,6 +66,7 @@ def fine_tune(
     JudgmentsInvalid, and what encoding and registering raise.
     """
     recipe, base = task.recipe, task.base
+    require("accelerate", "datasets", *(["matplotlib"] if task.evaluation is not None else []))
     is_first = is_main_process()
     if not is_first:  # one voice is enough
         on_progress, on_note = _ignore, _ignore

@@ -22,6 +22,7 @@ SHORTEST_DIM = 32
 # small sets are gone over again until then, large ones once. Measured: docs/training.md.
 WANTED_STEPS = 75
 MAX_EPOCHS = 4.0
+MAX_STATIC_EPOCHS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,17 +128,19 @@ def schedule(
 ) -> Schedule:
     """Fill in what the recipe leaves open.
 
-    Static models compute almost nothing a step and their rows start far apart, so they take large
-    batches and large steps; adapters (LoRA) take larger steps than full weights.
+    Static models compute almost nothing a step and only the tokens of a batch learn from it, so they
+    take large batches, large steps and more epochs; adapters (LoRA) take larger steps than full
+    weights.
     """
-    batch_size = recipe.batch_size or (1_024 if is_static else 32)
+    batch_size = recipe.batch_size or (min(1_024, max(32, n_pairs // 8)) if is_static else 32)
     batch_size = max(2, min(batch_size, n_pairs))
     learning_rate = recipe.learning_rate or (5e-3 if is_static else 3e-4 if recipe.lora else 5e-5)
     batches = n_pairs / (batch_size * processes)  # several processes leave the odd one out
     per_epoch = max(1, math.ceil(batches) if processes == 1 else math.floor(batches))
     epochs = recipe.epochs
     if epochs is None:
-        epochs = float(min(max(round(WANTED_STEPS / per_epoch), 1), MAX_EPOCHS))
+        most = MAX_STATIC_EPOCHS if is_static else MAX_EPOCHS
+        epochs = float(min(max(round(WANTED_STEPS / per_epoch), 1), most))
     steps = max(1, math.ceil(per_epoch * epochs))
     return Schedule(
         epochs=epochs,
