@@ -29,6 +29,7 @@ from training.device import resolve_device
 from training.encoder import is_out_of_memory, load_model
 from training.errors import RecipeInvalid, TrainingFailed
 from training.extras import require
+from training.less_padding import ForwardByLength
 from training.losses import can_be_cached, make_loss
 from training.memory_plan import MemoryPlan
 from training.model_version import ModelVersion
@@ -156,6 +157,8 @@ def _train_once(
     if plan.gradient_checkpointing:
         _checkpoint_gradients(model)
     model.to(place)
+    if place.type == "cpu" and base.pooling != "static" and n_processes() == 1:
+        model.forward = ForwardByLength(model.forward)  # type: ignore[assignment, method-assign]
     loss = make_loss(
         recipe.loss,
         model,

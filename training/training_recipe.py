@@ -128,9 +128,9 @@ def schedule(
 ) -> Schedule:
     """Fill in what the recipe leaves open.
 
-    Static models compute almost nothing a step and only the tokens of a batch learn from it, so they
-    take large batches, large steps and more epochs; adapters (LoRA) take larger steps than full
-    weights.
+    Static models compute almost nothing a step and only the tokens of a batch learn from it, so
+    they take large batches, large steps and more epochs; adapters (LoRA) take larger steps than
+    full weights.
     """
     batch_size = recipe.batch_size or (min(1_024, max(32, n_pairs // 8)) if is_static else 32)
     batch_size = max(2, min(batch_size, n_pairs))

@@ -10,8 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as upstream
 
-from tests.tiny_models import make_tiny_model
+from tests.tiny_models import WORD_LIST, Kind, make_tiny_model
 from training.errors import RecipeInvalid
+from training.less_padding import ForwardByLength
 from training.losses import can_be_cached, exact_cosine, make_loss
 from training.memory_plan import MemoryPlan
 from training.training_recipe import TrainingRecipe, schedule
@@ -92,6 +93,29 @@ def test_cosines_keep_their_digits_under_autocast() -> None:
     )
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mean", "cls", "last"])
+def test_a_batch_in_pieces_of_similar_length_has_the_same_rows(tmp_path: Path, kind: Kind) -> None:
+    whole = SentenceTransformer(
+        str(make_tiny_model(tmp_path / "m", kind=kind)), device="cpu"
+    ).eval()
+    words = WORD_LIST.split()
+    texts = [" ".join(words[: 1 + 5 * at % 97]) for at in range(30)]
+    expected = whole(whole.preprocess(texts))["sentence_embedding"]
+    seen: list[tuple[int, ...]] = []
+    forward = whole.forward
+
+    def watched(features: Any) -> Any:
+        seen.append(tuple(features["input_ids"].shape))
+        return forward(features)
+
+    found = ForwardByLength(watched)(whole.preprocess(texts))["sentence_embedding"]
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    if kind != "last":  # padded on the left
+        assert len(seen) == 4
+        assert seen[-1][1] < seen[0][1] / 2
 
 
 def test_a_loss_that_cannot_train_a_model_says_so(
