@@ -17,6 +17,7 @@ from training.metrics import DEPTH, METRICS, Difference, Qrels, Scores, score
 from training.resampling import bootstrap_means, interval
 
 DOCUMENTS_PER_BLOCK = 4_096
+DOCUMENTS_PER_CALL = 1_024  # of the encoder: enough to sort by length, and some progress to show
 QUERIES_PER_BLOCK = 1_024
 
 Matrix = NDArray[np.float32]  # (n, dim), rows of length 1
@@ -136,13 +137,17 @@ def scored_runs(
     n_done = 0
     remaining = iter(documents)
     while block := list(itertools.islice(remaining, DOCUMENTS_PER_BLOCK)):
-        vectors = encoder.encode_documents([document.full_text for document in block])
+        parts = []
+        for start in range(0, len(block), DOCUMENTS_PER_CALL):
+            texts = [item.full_text for item in block[start : start + DOCUMENTS_PER_CALL]]
+            parts.append(encoder.encode_documents(texts))
+            n_done += len(texts)
+            if on_progress is not None:
+                on_progress(n_done)
+        vectors = np.concatenate(parts)
         doc_ids = np.array([document.doc_id for document in block], dtype=object)
         for dim in dims:
             nearest[dim].add(query_rows[dim], truncate(vectors, dim), doc_ids)
-        n_done += len(block)
-        if on_progress is not None:
-            on_progress(n_done)
     return {dim: dict(zip(queries, nearest[dim].rankings(), strict=True)) for dim in dims}
 
 
