@@ -54,14 +54,18 @@ class Mined:
 
 
 def candidates_from(
-    pairs: Iterable[Pair], documents: Iterable[tuple[str, str]] = ()
+    pairs: Iterable[Pair],
+    documents: Iterable[tuple[str, str]] = (),
+    group_of: Mapping[str, str] | None = None,
 ) -> list[Candidate]:
     """The positives of the pairs, and the documents of a corpus, each text once.
 
-    documents: (doc_id, text). A document of the corpus belongs to the group that its doc_id begins
-    with (`lease-7` for `lease-7#12`). When the pairs have groups, documents of other groups are
-    left out: they may be the ones that the model is tested on.
+    documents: (doc_id, text). group_of: groups by doc_id; where it has none, a document belongs to
+    the group of a pair that its doc_id begins with (`lease-7` for `lease-7#12`). When the pairs
+    have groups, documents of other groups are left out: they may be the ones that the model is
+    tested on.
     """
+    group_of = group_of or {}
     found: dict[str, Candidate] = {}
     groups: set[str] = set()
     for pair in pairs:
@@ -69,8 +73,8 @@ def candidates_from(
         for text in (pair.positive, *pair.negatives):
             found.setdefault(text, Candidate(text=text, doc_id=pair.doc_id, group=pair.group))
     for doc_id, text in documents:
-        group = _group_of(doc_id, groups)
-        if text.strip() and (group is not None or not groups):
+        group = group_of.get(doc_id) or _group_of(doc_id, groups)
+        if text.strip() and (group in groups or not groups):
             found.setdefault(text, Candidate(text=text, doc_id=doc_id, group=group))
     return list(found.values())
 
@@ -99,7 +103,7 @@ def mine(
     if source == "same-document" and all(pair.group is None for pair in pairs):
         raise RecipeInvalid(
             "no pair has a group, so there is no telling which texts are of one document; build "
-            "the pairs with groups (`reindexer pairs build --help`), or take --negatives dense"
+            "the pairs with `reindexer pairs build --group-field FIELD`, or take --negatives dense"
         )
     anchors = list(dict.fromkeys(pair.anchor for pair in pairs))
     texts = list(dict.fromkeys(candidate.text for candidate in candidates))

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from training.audit import estimate_noise
 from training.dev_set import make_dev_set
+from training.document_groups import guess_groups
 from training.encoded_texts import EncodedTexts
 from training.errors import PairsInvalid, QueriesOverlap
 from training.judgments import read_documents, read_judgments
@@ -105,10 +108,13 @@ def _with_negatives(
     on_note: Callable[[str], None],
 ) -> tuple[list[Pair], dict[str, Any]]:
     recipe, corpus = task.recipe, task.corpus or task.evaluation
+    groups = _guessed_groups(pairs, corpus, on_note) if recipe.negatives == "same-document" else {}
+    if groups:
+        pairs = [replace(pair, group=groups.get(pair.doc_id or "")) for pair in pairs]
     documents = read_documents(corpus) if corpus is not None else ()
     mined = mine(
         pairs,
-        candidates_from(pairs, ((item.doc_id, item.full_text) for item in documents)),
+        candidates_from(pairs, ((item.doc_id, item.full_text) for item in documents), groups),
         encoded,
         source=recipe.negatives,
         per_anchor=recipe.negatives_per_anchor,
@@ -129,3 +135,20 @@ def _with_negatives(
         "negatives_of_the_same_document": mined.same_document,
         "pairs_without_negatives": mined.without,
     }
+
+
+def _guessed_groups(
+    pairs: Sequence[Pair], corpus: Path | None, on_note: Callable[[str], None]
+) -> dict[str, str]:
+    """The group of each doc_id, where the pairs name none and the corpus tells."""
+    if corpus is None or any(pair.group is not None for pair in pairs):
+        return {}
+    groups = guess_groups(read_documents(corpus))
+    if groups is None:
+        return {}
+    on_note(
+        f"the pairs name no groups; texts with {groups.told_by} are taken for one document "
+        f"({len(set(groups.of.values())):,} of them). To say it yourself: `reindexer pairs build "
+        "--group-field FIELD`"
+    )
+    return groups.of

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from tests.word_encoder import WordEncoder
+from training.document_groups import guess_groups
 from training.encoded_texts import EncodedTexts
 from training.errors import RecipeInvalid
+from training.judgments import JudgedDocument
 from training.negatives import Mined, candidates_from, mine
 from training.pairs import Pair
 from training.training_columns import training_columns
@@ -78,6 +80,35 @@ def test_documents_of_unknown_groups_are_not_touched() -> None:
     found = candidates_from(PAIRS, [*PASSAGES, ("lease-99#roof", "a contract of the test split")])
 
     assert len(found) == len(PASSAGES)
+
+
+def judged(*rows: tuple[str, str]) -> list[JudgedDocument]:
+    return [JudgedDocument(doc_id, title, "text") for doc_id, title in rows]
+
+
+def test_documents_are_told_by_their_title_or_by_their_numbers() -> None:
+    by_title = guess_groups(
+        judged(*((str(at), f"Lease {at // 3}") for at in range(12)), ("12", "Letter"))
+    )
+    by_number = guess_groups(judged(*((f"lease-{at // 3}#{at}", "") for at in range(12))))
+
+    assert by_title is not None
+    assert (by_title.of["0"], by_title.of["4"]) == ("lease 0", "lease 1")
+    assert by_number is not None
+    assert (by_number.of["lease-0#0"], by_number.of["lease-1#4"]) == ("lease-0", "lease-1")
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        judged(*((f"d{at}", f"title {at}") for at in range(12))),
+        judged(*((f"{at}", "") for at in range(12))),
+        judged(*((f"{'ab'[at % 2]}{at}", "") for at in range(12))),
+    ],
+    ids=["all different", "bare numbers", "two collections"],
+)
+def test_what_tells_no_documents_is_not_taken_for_it(documents: list[JudgedDocument]) -> None:
+    assert guess_groups(documents) is None
 
 
 def test_same_document_needs_to_know_the_documents() -> None:
