@@ -87,9 +87,10 @@ def audit(
 ) -> None:
     """Estimate how many pairs do not belong together.
 
-    The base model compares each positive with random others, on a sample of 500 pairs: twice the
-    share of those that lose is the share of mismatched pairs. A positive that is wrong but close it
-    cannot tell; a person can, on the sheet. Over 10 % the pairs need repair before training.
+    The base model ranks each positive among random others, on a sample of 500 pairs: the share that
+    ranks in the lowest three tenths, divided by 0.3, is the share of mismatched pairs. A positive
+    that is wrong but close it cannot tell; a person can, on the sheet. Over 10 % the pairs need
+    repair before training.
     """
     if base is None and verdicts is None:
         raise click.UsageError(

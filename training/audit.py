@@ -2,9 +2,10 @@
 
 A model that is any good ranks the positive of a good pair above most other positives. The positive
 of a mismatched pair is, to its anchor, just another text, so its rank among random positives is
-uniform. Hence half of the mismatched pairs, and hardly any good one, rank in the lower half:
-twice their share estimates the noise. This is Storey's (2002) estimate of the share of true null
-hypotheses at lambda = 1/2, with "these two do not belong together" as the null hypothesis.
+uniform. Hence three in ten mismatched pairs, and hardly any good one, rank in the lowest three
+tenths: the share of pairs there, divided by 0.3, estimates the noise. This is Storey's (2002)
+estimate of the share of true null hypotheses at lambda = 0.7, with "these two do not belong
+together" as the null hypothesis.
 
 What it cannot see is a positive that is wrong and yet closer to the anchor than most others, such
 as the neighbouring passage of the right document; a person can. Where the model is so weak in the
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 NOISE_WARNING = 0.1
 SAMPLED_PAIRS = 500
 MIN_PAIRS = 20
-CROSS_ENCODER_PAIRS = 100
+CROSS_ENCODER_PAIRS = 200
 CROSS_ENCODER_OTHERS = 16  # random positives that each pair is compared with
-LOWER_HALF = 0.5
+LOW_RANK = 0.3  # lower is less biased by weak models, higher is less noisy: both measured
 CLEAR_RANK = 0.95
 _Z_95 = 1.96
 
@@ -61,11 +62,11 @@ class NoiseEstimate:
 
     @property
     def suspects(self) -> list[tuple[int, float]]:
-        """Position and rank of the sampled pairs in the lower half, the worst first."""
+        """Position and rank of the sampled pairs of low rank, the worst first."""
         found = [
             (rank, at)
             for at, rank in zip(self.positions, self.ranks, strict=True)
-            if rank < LOWER_HALF
+            if rank < LOW_RANK
         ]
         return [(at, rank) for rank, at in sorted(found)]
 
@@ -148,7 +149,7 @@ def sample_for_a_person(
     draw = random.Random(seed)
     strata: list[list[tuple[int, float]]] = [[], [], []]
     for at, rank in zip(estimate.positions, estimate.ranks, strict=True):
-        strata[(rank >= LOWER_HALF) + (rank >= CLEAR_RANK)].append((at, rank))
+        strata[(rank >= LOW_RANK) + (rank >= CLEAR_RANK)].append((at, rank))
     result = []
     left = size
     by_size = sorted((stratum for stratum in strata if stratum), key=len)
@@ -215,20 +216,20 @@ def _ranks(scores: Any, others: NDArray[np.bool_], seed: int) -> Ranks:
     import numpy as np
 
     own = np.diagonal(scores)[:, None]
-    n_lower = ((scores < own) & others).sum(axis=1)
+    share_lower = ((scores < own) & others).sum(axis=1)
     n_equal = ((scores == own) & others).sum(axis=1)
     drawn = np.random.default_rng(seed).random(len(own))
-    ranks = (n_lower + drawn * (n_equal + 1)) / (others.sum(axis=1) + 1)
+    ranks = (share_lower + drawn * (n_equal + 1)) / (others.sum(axis=1) + 1)
     return np.asarray(ranks, dtype=np.float64)
 
 
 def _estimate(ranks: Ranks, positions: tuple[int, ...], method: str) -> NoiseEstimate:
-    lower = float((ranks < LOWER_HALF).mean())
-    low, high = share_with_interval(lower, len(ranks))
+    share_low = float((ranks < LOW_RANK).mean())
+    low, high = share_with_interval(share_low, len(ranks))
     return NoiseEstimate(
-        share=min(1.0, lower / LOWER_HALF),
-        low=min(1.0, low / LOWER_HALF),
-        high=min(1.0, high / LOWER_HALF),
+        share=min(1.0, share_low / LOW_RANK),
+        low=min(1.0, low / LOW_RANK),
+        high=min(1.0, high / LOW_RANK),
         method=method,
         positions=positions,
         ranks=tuple(ranks.tolist()),

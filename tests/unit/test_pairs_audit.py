@@ -106,8 +106,8 @@ def test_a_cross_encoder_is_asked_about_16_others_a_pair() -> None:
         n_asked += len(texts)
         return [len(set(one.split()) & set(other.split())) for one, other in texts]
 
-    estimate = estimate_noise_by_cross_encoder(shared_words, _pairs(300, 0.2), sampled=300)
-    assert n_asked == 300 * 17
+    estimate = estimate_noise_by_cross_encoder(shared_words, _pairs(900, 0.2), sampled=900)
+    assert n_asked == 900 * 17
     assert estimate.share == pytest.approx(0.2, abs=0.06)
 
 
