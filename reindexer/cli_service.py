@@ -47,8 +47,8 @@ DEMO_DATA_DIR = Path("reindexer-demo")
 def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
     """The whole story on real text, in one command.
 
-    Ingests, upgrades while a searcher keeps asking, and rolls back. Reads the docstrings of
-    this Python installation. Needs no network and no server; takes a few minutes. Uses
+    Ingests, fine-tunes a model, upgrades to it while a searcher keeps asking, and rolls back.
+    Reads the docstrings of this Python installation. Needs no network and no server; takes a few minutes. Uses
     ./reindexer-demo unless --data-dir says where, and leaves it there to play with.
     """
     from reindexer.demo import DEFAULT_DOCUMENTS, run_demo
@@ -72,8 +72,17 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
             progress.what = f"build {build.generation}"
             progress.update(build.docs_done, total=build.docs_total, rate=build.docs_per_s or None)
 
+        def show_stage(stage: str, done: int | None, total: int | None, text: str) -> None:
+            if progress.what != stage:
+                progress.begin(stage)
+            progress.update(done, total=total, state=text)
+
         figures = run_demo(
-            data, documents=documents or DEFAULT_DOCUMENTS, say=tell, on_progress=show
+            data,
+            documents=documents or DEFAULT_DOCUMENTS,
+            say=tell,
+            on_progress=show,
+            on_stage=show_stage,
         )
     figures["data_dir"] = str(invocation.settings.data_dir)
     if as_json:
