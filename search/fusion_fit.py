@@ -1,8 +1,10 @@
 """A fusion fitted to judged queries: how much each leg is to count, and how deep to look.
 
 Few judgments go a long way here, because one number is fitted, the weight of the dense leg, and it
-is kept from following the noise of single queries: the mean nDCG over the weights is smoothed, and
-the best weight is the mean of what many resamples of the queries would choose.
+is kept from following the noise of single queries: the mean nDCG over the weights is smoothed, the
+best weight is the mean of what many resamples of the queries would choose, and that is drawn
+half-way to what the legs alone suggest, which fewer queries suffice to tell. `benchmarks/fusion.py`
+measures what that is worth.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ DENSE_WEIGHTS = np.round(np.arange(21) / 20, 2)  # tried, (21,)
 SURELY = 1.64  # standard errors of a mean difference: one-sided, 95 %
 NEARLY_ALONE = 0.9  # weight of a leg beside which the other has to earn its say
 SMOOTHING = 0.1  # standard deviation of the kernel, in weight
-LEAN = 0.15  # towards the leg that is better alone: a weight is wrong at less cost on that side
+PRIOR = 0.5  # share in the fitted weight of what the legs alone suggest
 RESAMPLES = 200
 FOLDS = 5
 K = 10  # of nDCG@10
@@ -211,11 +213,11 @@ def _dense_span(legs: Mapping[str, Legs]) -> float:
 
 
 def _best_weight(curve: NDArray[np.float64]) -> float:
-    """curve: (len(DENSE_WEIGHTS), n_queries), nDCG of each query with each weight.
+    """One of DENSE_WEIGHTS. curve: (len(DENSE_WEIGHTS), n_queries), nDCG by weight and query.
 
-    The mean, over bootstrap resamples of the queries (bagging, Breiman 1996), of the weight at
-    which the smoothed mean is highest, with a little of the leg that is better in that resample;
-    rounded to a weight that was tried.
+    Half of it is the mean, over bootstrap resamples of the queries (bagging, Breiman 1996), of the
+    weight at which the smoothed mean is highest. The other half is d² / (l² + d²), where l and d
+    are what the lexical and the dense leg reach alone: legs that are equally good count equally.
     """
     n_queries = curve.shape[1]
     rng = np.random.default_rng(_SEED)
@@ -224,9 +226,14 @@ def _best_weight(curve: NDArray[np.float64]) -> float:
     apart = DENSE_WEIGHTS[:, None] - DENSE_WEIGHTS[None, :]
     kernel = np.exp(-0.5 * (apart / SMOOTHING) ** 2)
     kernel /= kernel.sum(axis=0)
-    highest = DENSE_WEIGHTS[(means @ kernel).argmax(axis=1)]  # (RESAMPLES,)
-    is_dense_better = means[:, -1] > means[:, 0]
-    best = float(((1 - LEAN) * highest + LEAN * is_dense_better).mean())
+    smoothed = means @ kernel
+    is_highest = (
+        smoothed >= smoothed.max(axis=1, keepdims=True) - 1e-9
+    )  # more than one on a plateau
+    highest = float((is_highest @ DENSE_WEIGHTS / is_highest.sum(axis=1)).mean())
+    lexical, dense = float(curve[0].mean()), float(curve[-1].mean())
+    suggested = dense**2 / (lexical**2 + dense**2) if lexical or dense else 0.5
+    best = (1 - PRIOR) * highest + PRIOR * suggested
     return float(DENSE_WEIGHTS[np.abs(DENSE_WEIGHTS - best).argmin()])
 
 

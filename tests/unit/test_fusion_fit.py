@@ -72,9 +72,9 @@ STRENGTHS = [(2.0, 2.0), (1.0, 3.0), (3.0, 1.0), (0.0, 3.5), (3.5, 0.0), (0.5, 4
 def test_fifty_queries_are_enough_not_to_fall_behind_the_better_leg(
     lexical: float, dense: float
 ) -> None:
-    others = queries_of(400, lexical=lexical, dense=dense, seed=99)
+    others = queries_of(300, lexical=lexical, dense=dense, seed=99)
     found = []
-    for seed in range(4):
+    for seed in range(3):
         recipe = fit(queries_of(50, lexical=lexical, dense=dense, seed=seed)).recipe
         gained = gains(recipe, others)
         found.append(min(gained["lexical"], gained["dense"]))
@@ -89,10 +89,10 @@ def test_where_one_leg_is_weak_the_fit_beats_rank_fusion() -> None:
 
 
 def test_a_leg_that_only_makes_noise_loses_its_say() -> None:
-    found = fit(queries_of(200, lexical=0.0, dense=3.0))
+    found = fit(queries_of(120, lexical=0.0, dense=3.0))
     assert found.recipe.dense_weight >= 0.9
     assert found.best_leg == "dense"
-    found = fit(queries_of(200, lexical=3.0, dense=0.0))
+    found = fit(queries_of(120, lexical=3.0, dense=0.0))
     assert found.recipe.lexical_weight >= 0.9
     assert found.best_leg == "lexical"
 
@@ -122,28 +122,25 @@ def test_rank_fusion_stays_where_scores_mislead() -> None:
 def test_the_legs_are_asked_for_more_documents_only_where_that_surely_helps() -> None:
     assert fit(queries_of(60, lexical=2.0, dense=2.0)).recipe.depth == PLAIN_RRF.depth
 
-    queries = {}
-    for number in range(60):
-        others = {f"d{at}": 0.5 - at / 1_000 for at in range(149)}
-        deep = {**others, "z-last": 0.0}
-        queries[f"q{number}"] = Legs(
-            leg_of({**{f"w{key}": value for key, value in deep.items()}, ANSWER: 0.35}),
-            leg_of({**{f"m{key}": value for key, value in deep.items()}, ANSWER: 0.35}),
-        )
+    # The answer is well placed in both legs, and beyond the first 100 documents of both.
+    words = {f"w{at}": 0.5 - at / 4_000 for at in range(150)}
+    meaning = {f"m{at}": 0.5 - min(at, 99) / 990 for at in range(150)}
+    legs = Legs(leg_of({**words, ANSWER: 0.45}), leg_of({**meaning, ANSWER: 0.399, "last": 0.3}))
+    queries = {f"q{number}": legs for number in range(60)}
     assert fit(queries).recipe.depth == FIT_DEPTH
 
 
 def test_what_is_reported_was_measured_on_queries_that_were_left_out() -> None:
     """The validated figure is below the best one that knows the queries, and near the true one."""
     true, validated, known = [], [], []
-    others = queries_of(600, lexical=1.5, dense=1.5, seed=99)
-    for seed in range(6):
+    others = queries_of(400, lexical=1.5, dense=1.5, seed=99)
+    for seed in range(4):
         found = fit(queries_of(50, lexical=1.5, dense=1.5, seed=seed))
         validated.append(found.gain_over("rrf").mean)
         known.append(max(found.by_dense_weight.values()) - found.means()["rrf"])
         true.append(gains(found.recipe, others)["rrf"])
     assert np.mean(validated) < np.mean(known)
-    assert abs(np.mean(validated) - np.mean(true)) < 0.02
+    assert abs(np.mean(validated) - np.mean(true)) < 0.03
 
 
 def test_the_same_queries_give_the_same_fit() -> None:
