@@ -109,12 +109,17 @@ def fine_tune(
             max_negatives=recipe.negatives_per_anchor,
             seed=recipe.seed,
         )
-        n_rows, is_static = len(columns["anchor"]), base.pooling == "static"
         tuned = tune(
             base,
             columns,
             recipe=recipe,
-            schedule=schedule(recipe, n_rows, is_static=is_static, processes=n_processes()),
+            schedule=schedule(
+                recipe,
+                len(columns["anchor"]),
+                is_static=base.pooling == "static",
+                n_negatives=sum(name.startswith("negative") for name in columns),
+                processes=n_processes(),
+            ),
             work=run,
             dev=prepared.dev,
             guide=task.guide,

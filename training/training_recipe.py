@@ -124,9 +124,16 @@ class Schedule:
 
 
 def schedule(
-    recipe: TrainingRecipe, n_pairs: int, *, is_static: bool, processes: int = 1
+    recipe: TrainingRecipe,
+    n_pairs: int,
+    *,
+    is_static: bool,
+    n_negatives: int = 0,
+    processes: int = 1,
 ) -> Schedule:
     """Fill in what the recipe leaves open.
+
+    n_negatives: of each pair; a step computes them too and tells more apart, so fewer are made.
 
     Static models compute almost nothing a step and only the tokens of a batch learn from it, so
     they take large batches, large steps and more epochs; adapters (LoRA) take larger steps than
@@ -140,7 +147,8 @@ def schedule(
     epochs = recipe.epochs
     if epochs is None:
         most = MAX_STATIC_EPOCHS if is_static else MAX_EPOCHS
-        epochs = float(min(max(round(WANTED_STEPS / per_epoch), 1), most))
+        wanted = WANTED_STEPS * 2 / (2 + n_negatives)
+        epochs = float(min(max(round(wanted / per_epoch), 1), most))
     steps = max(1, math.ceil(per_epoch * epochs))
     return Schedule(
         epochs=epochs,

@@ -165,6 +165,12 @@ def test_small_sets_are_gone_over_more_often(pairs: int, epochs: int) -> None:
     assert schedule(TrainingRecipe(), pairs, is_static=False).epochs == epochs
 
 
+def test_negatives_take_the_place_of_steps() -> None:
+    found = schedule(TrainingRecipe(), 827, is_static=False, n_negatives=1)
+
+    assert found.epochs == 2
+
+
 def test_what_is_asked_for_is_kept() -> None:
     recipe = TrainingRecipe(epochs=0.5, batch_size=64, learning_rate=1e-4)
 
