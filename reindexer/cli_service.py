@@ -48,8 +48,8 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
     """The whole story on real text, in one command.
 
     Ingests, fine-tunes a model, upgrades to it while a searcher keeps asking, and rolls back.
-    Reads the docstrings of this Python installation. Needs no network and no server; takes a few minutes. Uses
-    ./reindexer-demo unless --data-dir says where, and leaves it there to play with.
+    Reads the docstrings of this Python installation. Needs no network and no server; takes a few
+    minutes. Uses ./reindexer-demo unless --data-dir says where, and leaves it there to play with.
     """
     from reindexer.demo import DEFAULT_DOCUMENTS, run_demo
 
