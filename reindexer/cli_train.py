@@ -85,7 +85,13 @@ def _dims(_context: click.Context, _parameter: click.Parameter, value: str | Non
     help="Pairs in memory at once, with a cached loss.",
 )
 @click.option("--learning-rate", type=float, metavar="X", help="5e-5 unless given.")
-@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    default=_DEFAULTS.seed,
+    show_default=True,
+    help="Of the order of pairs and of what is held out; one seed gives one version.",
+)
 @click.option(
     "--max-tokens",
     type=int,
