@@ -174,7 +174,7 @@ def fine_tune(
         steps=tuned.trained.steps,
         stopped_early=tuned.trained.stopped_early,
         seconds=tuned.seconds,
-        metrics=measured.to_json() if measured is not None else {},
+        measured=measured,
         gate=gate,
         advice=_advice(task, measured, gate),
         dropped_queries=list(dict.fromkeys(pair.anchor for pair in dropped)),

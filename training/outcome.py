@@ -72,12 +72,17 @@ class TrainingOutcome:
     steps: int
     stopped_early: bool
     seconds: float  # of training, without mining and measuring
-    metrics: Mapping[str, Any]  # as Measured.to_json; empty when nothing was measured
+    measured: Measured | None
     gate: Gate
     advice: Sequence[str]  # what to try when the gate refused
     dropped_queries: Sequence[str]  # asked by the evaluation, too
     facts: Mapping[str, Any]  # found while preparing
     report: Path | None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """As Measured.to_json; empty when nothing was measured."""
+        return self.measured.to_json() if self.measured is not None else {}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,7 +93,7 @@ class TrainingOutcome:
             "steps": self.steps,
             "stopped_early": self.stopped_early,
             "seconds": round(self.seconds, 3),
-            "metrics": dict(self.metrics),
+            "metrics": self.metrics,
             "registered": True,
             "gate": self.gate.verdict,
             "gate_reason": self.gate.reason,
