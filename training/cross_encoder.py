@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -12,6 +14,7 @@ from training.errors import ModelUnsupported
 from training.model_sources import find_model
 
 BATCH_PAIRS = 32
+_SCORING_HEADS = ("ForSequenceClassification", "ForCausalLM")
 
 
 class PairScorer:
@@ -20,6 +23,7 @@ class PairScorer:
     def __init__(self, ref: str, *, device: str = "auto", max_tokens: int = 512) -> None:
         """ref: a folder, a hub id, or package:NAME. Raises ModelNotFound, ModelUnsupported."""
         folder = find_model(ref)
+        _check_head(folder, ref)
         try:
             self._model = CrossEncoder(
                 str(folder),
@@ -45,3 +49,18 @@ class PairScorer:
             list(texts), batch_size=BATCH_PAIRS, show_progress_bar=False, convert_to_numpy=True
         )
         return [float(score) for score in found]
+
+
+def _check_head(folder: Path, ref: str) -> None:
+    """An encoder would be given a head of random weights, and its scores would mean nothing."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architectures = [str(name) for name in config["architectures"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        architectures = []
+    if not any(name.endswith(_SCORING_HEADS) for name in architectures):
+        found = ", ".join(architectures) or "no config.json that names an architecture"
+        raise ModelUnsupported(
+            f"{ref} is no cross-encoder: found {found}, expected one with a head that scores, such "
+            "as cross-encoder/ms-marco-MiniLM-L6-v2"
+        )
