@@ -87,7 +87,7 @@ def difference_chart(
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(x_label)
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=7)
     axes.xaxis.set_major_formatter(lambda value, _: signed(value, 2))
     return _svg(figure, title, about)
 
