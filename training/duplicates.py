@@ -5,8 +5,7 @@ Near duplicates are found with MinHash and banding (Broder 1997; Leskovec, Rajar
 each permutation joins the minimum of the anchor with the minimum of the positive: two pairs agree
 on it with probability J(anchors) x J(positives). Of those that fall into one band together the
 signatures are compared, and what still looks alike is compared exactly: nothing is a duplicate that
-is not. numpy does this for a thousand pairs at once, many times faster than a MinHash object a
-text, which is why no such library is used here.
+is not. The joint signature is why no MinHash library is used: they sign one text at a time.
 """
 
 from __future__ import annotations
