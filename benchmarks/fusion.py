@@ -2,11 +2,11 @@
 
     reindexer --data-dir DATA ingest FOLDER
     reindexer --data-dir DATA upgrade MODEL --yes
-    python benchmarks/fusion.py --data-dir DATA FOLDER [--labels 50] [--repeats 200]
+    python benchmarks/fusion.py DATA:FOLDER [DATA:FOLDER …] [--labels 50] [--repeats 200]
 
-The judged queries of all splits are cut in halves again and again: the fusion is fitted to at most
-`--labels` queries of one half, and measured on all of the other against each leg alone and plain
-reciprocal rank fusion. Then the time of fusing alone.
+The judged queries of all splits of a folder are cut in halves again and again: the fusion is fitted
+to at most `--labels` queries of one half, and measured on all of the other against each leg alone
+and plain reciprocal rank fusion. Then the time of fusing alone.
 """
 
 from __future__ import annotations
@@ -43,19 +43,22 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("sets", nargs="+", metavar="DATA:FOLDER")
     parser.add_argument("--labels", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=200)
     arguments = parser.parse_args()
 
-    legs, qrels = _read(arguments.data_dir, arguments.folder)
-    report = Report(
-        f"fitted fusion on {arguments.folder.name}: {len(legs):,} judged queries, "
-        f"{arguments.repeats} half-splits, at most {arguments.labels} labels"
-    )
-    _whole(report, legs, qrels)
-    _half_splits(report, legs, qrels, arguments.labels, arguments.repeats)
+    report = Report(f"{arguments.repeats} half-splits, at most {arguments.labels} labels")
+    gains = []
+    for item in arguments.sets:
+        data_dir, _, folder = item.partition(":")
+        legs, qrels = _read(Path(data_dir), Path(folder))
+        print(f" {Path(folder).name}, {len(legs):,} judged queries", flush=True)
+        _whole(report, legs, qrels)
+        gains.append(_half_splits(report, legs, qrels, arguments.labels, arguments.repeats))
+    print(" together", flush=True)
+    name = "fitted over plain RRF, mean of the sets"
+    report.figure(name, statistics.mean(gains), "nDCG@10", digits=4, at_least=0.01)
     _timing(report, next(iter(legs.values())))
     return report.exit_code()
 
@@ -108,7 +111,8 @@ def _whole(report: Report, legs: Mapping[str, Legs], qrels: Qrels) -> None:
 
 def _half_splits(
     report: Report, legs: Mapping[str, Legs], qrels: Qrels, n_labels: int, repeats: int
-) -> None:
+) -> float:
+    """The mean gain over plain RRF."""
     query_ids = sorted(legs)
     known = {name: _ndcg(recipe, legs, qrels) for name, recipe in BASELINES.items()}
     fitted_ndcg: dict[FusionRecipe, NDArray[np.float64]] = {}
@@ -138,7 +142,6 @@ def _half_splits(
         statistics.mean(over_rrf),
         "nDCG@10",
         digits=4,
-        at_least=0.01,
         note=_spread(over_rrf),
     )
     report.figure(
@@ -153,6 +156,7 @@ def _half_splits(
     report.figure(f"half-splits more than {ALLOWED_LOSS} behind it", behind * 100, "%", digits=1)
     report.figure("dense weight", statistics.mean(weights), note=_spread(weights))
     report.figure("plain RRF chosen", 100 * chosen.count(None) / repeats, "%", digits=1)
+    return statistics.mean(over_rrf)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -66,6 +66,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "models": "cli_models",
         "compare": "cli_compare",
         "train": "cli_train",
+        "advise": "cli_advise",
     },
     "From one model to the next": {
         "plan": "cli_plan",

@@ -63,6 +63,13 @@ class Plan:
     documents_left: int
     warnings: tuple[str, ...]
 
+    @property
+    def from_nothing_s(self) -> float:
+        """Of a build of the whole corpus, whatever is there already."""
+        if not self.documents or not self.docs_per_s:
+            return 0.0
+        return self.documents / self.docs_per_s + _index_s(self.passages, self.dim)
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "warnings": list(self.warnings)}
 
@@ -236,8 +243,11 @@ def _estimated_s(measured: _Measured, documents_left: int, passages: int, dim: i
     """Encoding and then the HNSW index over everything."""
     if not documents_left or not measured.docs_per_s:
         return 0.0
-    encode_s = documents_left / measured.docs_per_s
-    return encode_s + passages * INDEX_S_PER_PASSAGE * max(dim, 64) / 384
+    return documents_left / measured.docs_per_s + _index_s(passages, dim)
+
+
+def _index_s(passages: int, dim: int) -> float:
+    return passages * INDEX_S_PER_PASSAGE * max(dim, 64) / 384
 
 
 def _disk_bytes(passages: int, recipe: Recipe) -> int:

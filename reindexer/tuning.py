@@ -87,7 +87,7 @@ def tune(
     Raises TooFewJudgments (unless force, and with fewer than two even then), and what opening and
     asking a generation raises.
     """
-    usable = _usable(judgments, 2 if force else MIN_QUERIES)
+    usable = usable_judgments(judgments, 2 if force else MIN_QUERIES)
     n_queries = len(usable.queries)
     with open_live(data, generation, on_wait=on_wait) as live:
         answer = live.legs(
@@ -96,7 +96,11 @@ def tune(
             on_progress=lambda done: on_progress(done, n_queries, "asking both legs"),
         )
     found = data.catalog.get(answer["generation"])
-    fit = _fit(usable, answer, lambda done: on_progress(done, n_queries, "fitting"))
+    fit = fit_fusion(
+        legs_of(usable, answer),
+        usable.qrels,
+        on_progress=lambda done: on_progress(done, n_queries, "fitting"),
+    )
     after = replace(fit.recipe, fitted=_fitted_on(judgments, fit))
     if not dry_run:
         data.catalog.set_fusion(found.name, after)
@@ -154,7 +158,7 @@ def fit_candidate(
     if opened.searcher.recipe.fusion.fitted is not None:
         return opened, None
     try:
-        usable = _usable(judgments, MIN_QUERIES)
+        usable = usable_judgments(judgments, MIN_QUERIES)
     except TooFewJudgments as error:
         log.warning("%s answers with plain RRF and %s is tuned: %s", opened.name, live.name, error)
         return opened, None
@@ -164,13 +168,13 @@ def fit_candidate(
         part = opened.searcher.legs(texts[start : start + LEG_QUERIES_PER_CALL], depth=FIT_DEPTH)
         for leg, hits in answer.items():
             hits += part[leg]
-    fit = _fit(usable, answer)
+    fit = fit_fusion(legs_of(usable, answer), usable.qrels)
     fusion = replace(fit.recipe, fitted=_fitted_on(judgments, fit))
     data.catalog.set_fusion(opened.name, fusion)
     return opened.with_fusion(fusion), fit
 
 
-def _usable(judgments: Judgments, at_least: int) -> Judgments:
+def usable_judgments(judgments: Judgments, at_least: int) -> Judgments:
     """The queries that a fit can learn from, not more than MAX_QUERIES of them."""
     usable = [
         query_id
@@ -191,13 +195,12 @@ def _usable(judgments: Judgments, at_least: int) -> Judgments:
     )
 
 
-def _fit(
-    judgments: Judgments,
-    answer: Mapping[str, Sequence[Sequence[Sequence[Any]]]],
-    on_progress: Callable[[int], None] = lambda _done: None,
-) -> FusionFit:
-    """answer: [doc_id, score] pairs of every query, by leg, as `Searcher.legs` gives them."""
-    legs = {
+def legs_of(
+    judgments: Judgments, answer: Mapping[str, Sequence[Sequence[Sequence[Any]]]]
+) -> dict[str, Legs]:
+    """By query id. answer: [doc_id, score] pairs of every query, by leg, as `Searcher.legs` gives
+    them."""
+    return {
         query_id: Legs(
             lexical=[ScoredDocument(*hit) for hit in lexical],
             dense=[ScoredDocument(*hit) for hit in dense],
@@ -206,7 +209,6 @@ def _fit(
             judgments.queries, answer["lexical"], answer["dense"], strict=True
         )
     }
-    return fit_fusion(legs, judgments.qrels, on_progress=on_progress)
 
 
 def _fitted_on(judgments: Judgments, fit: FusionFit) -> FittedOn:

@@ -107,8 +107,8 @@ def advise(
     pairs: training pairs at hand. reindex: None when the corpus is not known.
     """
     gap = max(0.0, round(target - baseline.current, 6))
-    gap_after = max(0.0, round(target - baseline.best, 6))
     gain = round(baseline.best - baseline.current, 6)
+    gap_after = max(0.0, round(gap - gain, 6)) if gain >= RETRIEVAL_GAIN else gap
     recommendation = _recommendation(gap, gap_after, gain, pairs)
     expected = _expected(recommendation, baseline, pairs)
     reasons = [_about_gap(baseline, target, gap), *_about_retrieval(baseline, gain, gap_after)]

@@ -247,8 +247,9 @@ def test_every_query_is_fused_in_one_way_while_the_fusion_changes(
         request = SearchRequest(query="about rare5 word3", explain=True)
         for fusion in (PLAIN_RRF, fitted):
             answer = current.searcher.with_fusion(fusion).search(request)
-            weights = (fusion.lexical_weight, fusion.dense_weight)
-            expected[weights] = [hit.score for hit in answer.hits]
+            expected[fusion.lexical_weight, fusion.dense_weight] = [
+                hit.score for hit in answer.hits
+            ]
         seen = set()
         for turn in range(6):
             live.catalog.set_fusion("docs@1", (fitted, PLAIN_RRF)[turn % 2])

@@ -60,6 +60,11 @@ def test_a_better_fusion_comes_before_a_better_model() -> None:
     assert "+0.065 at no cost" in said(advice)
 
 
+def test_a_gain_too_small_to_mention_closes_no_gap() -> None:
+    advice = advise(baseline(tuned=0.609), pairs=10_000, target=0.655)
+    assert (advice.recommendation, advice.gap_after_tuning) == ("fine-tune", advice.gap)
+
+
 def test_a_fusion_that_gains_nothing_is_not_recommended() -> None:
     advice = advise(baseline(tuned=0.605), pairs=0, target=0.64)
     assert advice.recommendation == "off-the-shelf"
