@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from search.database import Database, open_database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, SearchError, WrongState
 from search.generations import Catalog, Generation, State, move_watermark
 from search.processes import process_name
-from search.recipe import Recipe, SplitterRecipe
+from search.recipe import FittedOn, FusionRecipe, Recipe, SplitterRecipe
 
 RECIPE = Recipe(
     model="support@1",
@@ -95,6 +96,38 @@ def test_generations_recorded_side_by_side_have_numbers_of_their_own(database: D
         names = list(threads.map(lambda _: Catalog(database).record(RECIPE).name, range(12)))
 
     assert sorted(names) == sorted(f"docs@{number}" for number in range(1, 13))
+
+
+def test_a_fusion_is_changed_alone_and_recorded(catalog: Catalog) -> None:
+    name = ready(catalog)
+    switch(catalog, name)
+    before = catalog.pointers().recipes[name]
+    fitted = FittedOn(
+        queries=60, judgments_sha256="a" * 64, at=1.0, ndcg_at_10=0.7, rrf_ndcg_at_10=0.6
+    )
+    fusion = FusionRecipe(
+        method="convex", lexical_weight=0.4, dense_weight=0.6, dense_span=0.3, fitted=fitted
+    )
+    catalog.set_fusion(name, fusion)
+
+    assert catalog.get(name).recipe == replace(RECIPE, fusion=fusion)
+    assert (catalog.get(name).state, catalog.get(name).watermark) == ("live", 0)
+    after = catalog.pointers().recipes[name]
+    assert after != before  # what a serving process notices
+    assert Recipe.from_json(after).fusion == fusion
+    event = catalog.events(1)[0]
+    assert (event["kind"], event["generation"]) == ("fusion_set", name)
+    assert event["fitted"]["queries"] == 60
+
+
+@pytest.mark.parametrize("state", ["failed", "retired"])
+def test_the_fusion_of_a_generation_that_nobody_asks_stays(catalog: Catalog, state: State) -> None:
+    name = ready(catalog)
+    catalog.move(name, state)
+    with pytest.raises(WrongState, match=f"{name} is {state}"):
+        catalog.set_fusion(name, FusionRecipe())
+    with pytest.raises(GenerationNotFound):
+        catalog.set_fusion("docs@9", FusionRecipe())
 
 
 def test_an_unknown_generation_is_answered_with_those_there_are(catalog: Catalog) -> None:

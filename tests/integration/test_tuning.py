@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -233,6 +234,8 @@ def test_a_running_service_takes_the_fusion_up_and_opens_nothing_again(
             "dense": tuning.after.dense_weight,
         }
         assert manager.opened() == [after]
+        unknown = httpx.post(f"{service.url}/legs", json={"queries": ["rare3"]})
+        assert unknown.status_code == 403
 
 
 def test_every_query_is_fused_in_one_way_while_the_fusion_changes(
