@@ -111,6 +111,7 @@ def _dims(_context: click.Context, _parameter: click.Parameter, value: str | Non
     default=_DEFAULTS.negatives_per_anchor,
     show_default=True,
     metavar="N",
+    help="Hard negatives mined for each pair; each makes a step that much longer.",
 )
 @click.option(
     "--corpus",
