@@ -14,7 +14,7 @@ from search.answer import Answer, Explanation, Hit, Part, RunMode, TookMs
 from search.dense import DenseHit, FloatVector
 from search.documents import Change, Document, Value
 from search.errors import InvalidQuery, SearchError
-from search.fusion import PLAIN_RRF, Fused, contributions, fuse
+from search.fusion import Fused, contributions, fuse
 from search.recipe import FusionRecipe
 from search.snippet import query_words, snippet
 from training.errors import TrainingError
@@ -252,13 +252,11 @@ def rank(
     *,
     depth: int,
 ) -> list[Fused]:
-    """The k best; of one leg alone in its own order and with its own scores."""
+    """The k best by this fusion; of one leg alone in its own order and with its own scores."""
     if mode == "lexical":
         return [Fused(hit.doc_id, hit.score, rank, None) for rank, hit in enumerate(lexical[:k], 1)]
     if mode == "dense":
         return [Fused(hit.doc_id, hit.score, None, rank) for rank, hit in enumerate(dense[:k], 1)]
-    if mode == "hybrid-rrf":
-        fusion = PLAIN_RRF
     return fuse(lexical, dense, fusion, k, depth=depth)
 
 
