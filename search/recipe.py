@@ -63,7 +63,7 @@ class FusionRecipe:
     dense_weight: float = 1.0
     rrf_k: int = 60  # rank starts at 1; method rrf only
     dense_span: float = 1.0  # cosine that counts as 1; method convex only
-    depth: int = 100  # documents from each leg, unless a query asks for another depth
+    depth: int = 50  # documents from each leg, unless a query asks for another depth or for more
     fitted: FittedOn | None = None  # None: not fitted
 
     @property

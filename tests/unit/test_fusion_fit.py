@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from search.fusion import PLAIN_RRF
-from search.fusion_fit import FIT_DEPTH, FusionFit, Legs, ScoredDocument, fit_fusion
+from search.fusion_fit import DEPTHS, FIT_DEPTH, FusionFit, Legs, ScoredDocument, fit_fusion
 from search.recipe import FusionRecipe
 
 N_DOCUMENTS = 60
@@ -122,7 +122,7 @@ def test_rank_fusion_stays_where_scores_mislead() -> None:
 
 
 def test_the_legs_are_asked_for_more_documents_only_where_that_surely_helps() -> None:
-    assert fit(queries_of(60, lexical=2.0, dense=2.0)).recipe.depth == PLAIN_RRF.depth
+    assert fit(queries_of(60, lexical=2.0, dense=2.0)).recipe.depth == DEPTHS[0]
 
     # The answer is well placed in both legs, and beyond the first 100 documents of both.
     words = {f"w{at}": 0.5 - at / 4_000 for at in range(150)}
