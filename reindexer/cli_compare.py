@@ -73,9 +73,9 @@ def compare(
     """Compare models and dimensions on the same judged queries.
 
     REF is a version, a name, a folder, a hub id or package:NAME, registered if it is not yet;
-    REF:128 is its first 128 dimensions, brought back to length 1. Each model runs in a process of its own, one after the
-    other, and encodes the documents once for all its dimensions: exact search, without BM25. Speed
-    and memory are those of this run.
+    REF:128 is its first 128 dimensions, brought back to length 1. Each model runs in a process
+    of its own, one after the other, and encodes the documents once for all its dimensions:
+    exact search, without BM25. Speed and memory are those of this run.
     """
     dims = parse_dims(dims_text)
     from training.judgments import read_judgments
