@@ -32,13 +32,13 @@ import qdrant_edge as engine
 from benchmarks.corpus import documents, fill, queries, vectors
 from benchmarks.report import Report, percentile
 from search.analyzer import Analyzer
+from search.collection_file import read_collection_file
 from search.corpus import Corpus
 from search.database import open_database, sqlite_url
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.dense_edge import EdgeStore
 from search.documents import Filter, parse_filter
 from search.lexical import LexicalIndex, warm
-from search.payload import HNSW_EF
 from search.recipe import AnalyzerRecipe, Recipe, SplitterRecipe
 from search.searcher import DEFAULT_DEPTH, Mode, Searcher, SearchRequest
 
@@ -228,6 +228,7 @@ class Direct:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder / "collections" / COLLECTION / "shard", copy)
         self._shard = engine.EdgeShard.load(str(copy))
+        self._hnsw_ef = read_collection_file(folder / "collections" / COLLECTION).hnsw_ef
         self.parts_ms: dict[str, list[float]] = {"bm25s": [], "engine": []}
 
     def __call__(self, text: str) -> None:
@@ -240,7 +241,7 @@ class Direct:
                 limit=DEFAULT_DEPTH,
                 query=engine.Query.Nearest(vector),
                 with_payload=True,
-                params=engine.SearchParams(hnsw_ef=HNSW_EF),
+                params=engine.SearchParams(hnsw_ef=self._hnsw_ef),
             )
         )
         self.parts_ms["bm25s"].append((middle - began) * 1e3)

@@ -4,8 +4,7 @@
 
 DIR is a BEIR folder with a train and a test split. The pairs come from its train judgments; the
 model is trained with the default recipe, or with what is named here, and measured on its test
-queries beside the base. BM25 joins the dense ranking by plain RRF, and by the weights that `tune`
-fits to the train queries, which are not those of the test.
+queries beside the base; then BM25 joins the dense ranking by plain RRF.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from benchmarks.report import Report
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.settings import Settings
 from search.documents import Change, Document
-from search.fusion import fuse
+from search.fusion import PLAIN_RRF, fuse
 from search.lexical import LexicalHit, LexicalIndex
-from search.recipe import AnalyzerRecipe, FusionRecipe
+from search.recipe import AnalyzerRecipe
 from training.finetune import fine_tune
 from training.judgments import read_documents, read_judgments
 from training.metrics import PRIMARY_METRIC, Qrels, score
@@ -145,8 +144,9 @@ def _report_hybrid(
                 for place in fuse(
                     lexical[query_id],
                     [LexicalHit(doc_id, cosine, 0) for doc_id, cosine in run[query_id][:DEPTH]],
-                    FusionRecipe(),
+                    PLAIN_RRF,
                     DEPTH,
+                    depth=DEPTH,
                 )
             ]
             for query_id in qrels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from search.dense import CollectionSpec
@@ -42,7 +43,27 @@ def missing(folder: Path) -> CollectionMissing:
     )
 
 
-def read_spec(folder: Path) -> CollectionSpec:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectionFile:
+    """What collection.json holds."""
+
+    spec: CollectionSpec
+    hnsw_ef: int | None  # the width that searching the graph takes; None until it was built once
+
+    def write(self, folder: Path) -> None:
+        """Atomic and durable."""
+        value = {"format": FORMAT, "hnsw_ef": self.hnsw_ef, "spec": self.spec.to_json()}
+        new = folder / "collection.json.new"
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(folder / "collection.json")
+        sync_folder(folder)
+
+
+def read_collection_file(folder: Path) -> CollectionFile:
+    """Raises CollectionMissing or CollectionDamaged."""
     path = folder / "collection.json"
     if is_empty(folder):
         raise missing(folder)
@@ -53,25 +74,15 @@ def read_spec(folder: Path) -> CollectionSpec:
             raise CollectionDamaged(
                 f"{path} has format {found!r}, this release reads {FORMAT}; update reindexer"
             )
-        return CollectionSpec.from_json(value["spec"])
+        return CollectionFile(
+            spec=CollectionSpec.from_json(value["spec"]), hnsw_ef=value.get("hnsw_ef")
+        )
     except FileNotFoundError:
         raise CollectionDamaged(
             f"collection {folder.name!r} has no {path}, which says what its vectors are; {REBUILD}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CollectionDamaged(f"{path} cannot be read ({error}); {REBUILD}") from error
-
-
-def write_spec(folder: Path, spec: CollectionSpec, *, finished: bool) -> None:
-    """Atomic and durable. finished: the HNSW graph was built once."""
-    value = {"format": FORMAT, "finished": finished, "spec": spec.to_json()}
-    new = folder / "collection.json.new"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / "collection.json")
-    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

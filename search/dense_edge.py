@@ -20,13 +20,13 @@ import qdrant_edge as engine
 
 from search.collection_file import (
     REBUILD,
+    CollectionFile,
     is_empty,
     is_name,
     missing,
-    read_spec,
+    read_collection_file,
     sync_folder,
     valid_name,
-    write_spec,
 )
 from search.dense import CollectionSpec
 from search.edge_collection import EdgeCollection, engine_errors
@@ -65,7 +65,7 @@ class EdgeStore:
             if is_empty(folder):
                 self._make(folder, spec)
             else:
-                check_same_spec(read_spec(folder), spec, name)
+                check_same_spec(read_collection_file(folder).spec, spec, name)
             return self._load(folder, owner)
         except BaseException:
             owner.release()
@@ -77,7 +77,7 @@ class EdgeStore:
             raise missing(folder)
         owner = self._lock(name, wait_s)
         try:
-            check_fingerprint(read_spec(folder), fingerprint, name)
+            check_fingerprint(read_collection_file(folder).spec, fingerprint, name)
             return self._load(folder, owner)
         except BaseException:
             owner.release()
@@ -135,19 +135,19 @@ class EdgeStore:
             for path, schema in _payload_indexes(spec):
                 shard.update(engine.UpdateOperation.create_field_index(path, schema))
             shard.close()
-        write_spec(new, spec, finished=False)
+        CollectionFile(spec=spec, hnsw_ef=None).write(new)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()  # an empty folder in the way
         new.rename(folder)
         sync_folder(self._root)
 
     def _load(self, folder: Path, owner: OwnerLock) -> EdgeCollection:
-        spec = read_spec(folder)
+        described = read_collection_file(folder)
         with engine_errors(
             f"cannot open collection {folder.name!r} in {folder}", CollectionDamaged, REBUILD
         ):
             shard = engine.EdgeShard.load(str(folder / "shard"))
-            return EdgeCollection(folder, spec, shard, owner)
+            return EdgeCollection(folder, described, shard, owner)
 
 
 def _shard_config(spec: CollectionSpec) -> engine.EdgeConfig:

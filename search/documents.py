@@ -118,7 +118,7 @@ def metadata_from_json(text: str) -> Mapping[str, Value]:
         return {}
     return {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in json.loads(text).items()
+        for key, value in orjson.loads(text).items()
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as engine
 
-from search.collection_file import write_spec
+from search.collection_file import CollectionFile
 from search.dense import CollectionSpec, DenseHit, FieldType, FloatMatrix, FloatVector, Point
 from search.documents import Filter
 from search.errors import SearchError, StoreError, StoreLocked
@@ -39,6 +39,7 @@ from search.payload import (
     validate_points,
     validate_query,
 )
+from search.walk_width import N_QUERIES, K, narrowest_width
 
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
@@ -51,10 +52,11 @@ class EdgeCollection:
     """
 
     def __init__(
-        self, folder: Path, spec: CollectionSpec, shard: engine.EdgeShard, owner: OwnerLock
+        self, folder: Path, described: CollectionFile, shard: engine.EdgeShard, owner: OwnerLock
     ) -> None:
         self._folder = folder
-        self._spec = spec
+        self._spec = spec = described.spec
+        self._hnsw_ef = described.hnsw_ef or HNSW_EF
         self._indexed = spec.filter_fields
         self._nearest = NearestDocuments()
         self._shard = shard
@@ -191,7 +193,8 @@ class EdgeCollection:
                 self._shard.flush()
                 self._shard.optimize()
                 self._shard.flush()
-            write_spec(self._folder, self._spec, finished=True)
+                self._hnsw_ef = narrowest_width(self._find, self._some_vectors(N_QUERIES))
+            CollectionFile(spec=self._spec, hnsw_ef=self._hnsw_ef).write(self._folder)
 
     def close(self) -> None:
         with self._writing:
@@ -249,6 +252,18 @@ class EdgeCollection:
             if offset is None:
                 return
 
+    def _some_vectors(self, n: int) -> FloatMatrix:
+        """(at most n, dim), by chance: the order of the ids has nothing to do with the vectors."""
+        return self._matrix(next(self._pages(n, None, payload=False, vector=True), []))
+
+    def _find(self, vector: FloatVector, hnsw_ef: int | None) -> list[float]:
+        request = engine.QueryRequest(
+            limit=K,
+            query=engine.Query.Nearest(np.ascontiguousarray(vector).data),  # type: ignore[arg-type]
+            params=engine.SearchParams(exact=hnsw_ef is None, hnsw_ef=hnsw_ef),
+        )
+        return [point.score for point in self._shard.query(request)]
+
     def _matrix(self, records: Sequence[Any]) -> FloatMatrix:
         rows = [record.vector for record in records]
         return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
@@ -264,7 +279,7 @@ class EdgeCollection:
     def _search_params(self, *, exact: bool, filtered: bool) -> engine.SearchParams:
         return engine.SearchParams(
             exact=exact,
-            hnsw_ef=HNSW_EF,
+            hnsw_ef=self._hnsw_ef,
             acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
             if filtered
             else None,
