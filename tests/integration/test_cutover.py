@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -67,12 +68,13 @@ class ServingProcesses:
             self.may_open[name].wait(WAIT_S)
             if name in self.broken:
                 raise StoreUnavailable("out of memory")
+            recorded = self._directory.catalog.get(generation)
             return OpenGeneration(
-                generation=self._directory.catalog.get(generation),
+                generation=recorded,
                 encoder=cast(Any, None),
                 collection=cast(Any, NoCollection()),
                 lexical=cast(Any, None),
-                searcher=cast(Any, None),
+                searcher=cast(Any, SimpleNamespace(recipe=recorded.recipe)),
             )
 
         return SearcherManager(
