@@ -291,6 +291,7 @@ def test_a_collection_made_by_something_else_is_not_opened(client: QdrantClient)
             attempt()
 
 
+@pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning")
 def test_a_point_written_by_something_else_is_reported(client: QdrantClient) -> None:
     collection = QdrantStore(client=client).create("docs-1", SPEC)
     client.upsert("docs-1", [models.PointStruct(id=1, vector=[1.0, 0, 0, 0], payload={"a": 1})])
