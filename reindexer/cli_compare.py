@@ -165,10 +165,10 @@ def _measure(
     split: str,
     wanted: dict[str, list[int]],
 ) -> list[Measurement]:
+    from training.judgments import count_documents
     from training.measurement import measure_apart
 
-    with (folder / "corpus.jsonl").open("rb") as lines:
-        n_documents = sum(1 for _ in lines)
+    n_documents = count_documents(folder)
     measurements = []
     for number, (name, dims) in enumerate(wanted.items(), 1):
         progress.begin(f"compare {number}/{len(wanted)}, {name}")

@@ -24,14 +24,12 @@ def score_model(
     """Exact dense search over a BEIR folder: the metrics of the whole vectors, of every dimension
     in dims, and of the slices that the queries name. Raises JudgmentsInvalid, ModelUnsupported."""
     from training.evaluation import evaluate_dims
-    from training.judgments import read_judgments
+    from training.judgments import count_documents, read_judgments
     from training.slices import slice_means, telling_slices
 
     judgments = read_judgments(folder, split)
     version, encoder = _load(data, progress, model)
-    with (folder / "corpus.jsonl").open("rb") as lines:
-        n_documents = sum(1 for _ in lines)
-    progress.update(0, total=n_documents, state="encoding documents")
+    progress.update(0, total=count_documents(folder), state="encoding documents")
     found = evaluate_dims(encoder, folder, split, dims, on_progress=progress.update)
     full, *shorter = found.values()
     groups = telling_slices(judgments)

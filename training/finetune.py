@@ -13,15 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from training.encoded_texts import EncodedTexts
 from training.encoder import Encoder
-from training.evaluation import Evaluation, Matrix, TextEncoder, evaluate_dims
+from training.evaluation import Evaluation, TextEncoder, evaluate_dims
 from training.extras import require
 from training.gate import Gate, advice, judge
-from training.judgments import read_documents
+from training.judgments import count_documents
 from training.model_tuning import Tuned, tune
 from training.model_version import ModelVersion
 from training.outcome import Measured, TrainingOutcome, TrainingTask
@@ -44,7 +43,6 @@ from training.training_run import (
 log = logging.getLogger(__name__)
 
 BASE_SCORES = "base.json"
-TEXTS_PER_REPORT = 512  # sorted by length within them, so fewer would pad more
 
 
 def fine_tune(
@@ -138,7 +136,7 @@ def fine_tune(
             after = _evaluate(encoder, task, list(before)[1:], "evaluate the new one", on_progress)
             measured = Measured(base=before, tuned=after)
             del encoder
-        gate = judge(measured.differences() if measured is not None else None, recipe.min_gain)
+        gate = judge(measured.differences if measured is not None else None, recipe.min_gain)
 
         on_progress("register", None, None, task.name)
         registered = _register(
@@ -214,30 +212,11 @@ def _evaluate(
     folder = task.evaluation
     if folder is None:
         return {}
-    total = sum(1 for _ in read_documents(folder))
+    total = count_documents(folder)
     on_progress(stage, 0, total, "")
-    counted = _Counted(encoder, lambda done: on_progress(stage, done, total, ""))
-    return evaluate_dims(counted, folder, task.split, dims)
-
-
-class _Counted:
-    """An encoder that says how many documents it has encoded, a few at a time."""
-
-    def __init__(self, encoder: TextEncoder, on_documents: Callable[[int], None]) -> None:
-        self._encoder, self._on_documents = encoder, on_documents
-        self._done = 0
-
-    def encode_queries(self, texts: Sequence[str], /) -> Matrix:
-        return self._encoder.encode_queries(texts)
-
-    def encode_documents(self, texts: Sequence[str], /) -> Matrix:
-        parts = []
-        for start in range(0, len(texts), TEXTS_PER_REPORT):
-            part = texts[start : start + TEXTS_PER_REPORT]
-            parts.append(self._encoder.encode_documents(part))
-            self._done += len(part)
-            self._on_documents(self._done)
-        return np.concatenate(parts)
+    return evaluate_dims(
+        encoder, folder, task.split, dims, lambda done: on_progress(stage, done, total, "")
+    )
 
 
 def _register(
@@ -308,7 +287,7 @@ def _reporter(
 
 
 def _advice(task: TrainingTask, measured: Measured | None, gate: Gate) -> tuple[str, ...]:
-    found = measured.differences() if measured is not None else None
+    found = measured.differences if measured is not None else None
     return advice(gate, found, str(task.pairs_file))
 
 

@@ -98,6 +98,14 @@ def judgments_hash(judgments: Judgments) -> str:
     return digest.hexdigest()
 
 
+def count_documents(folder: Path) -> int:
+    """How many documents a BEIR folder has, for progress: lines that hold something, unread.
+
+    Raises JudgmentsInvalid when the file is missing.
+    """
+    return sum(1 for _ in _lines(folder / "corpus.jsonl"))
+
+
 def read_documents(folder: Path) -> Iterator[JudgedDocument]:
     """The documents of a BEIR folder, one at a time.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ class TrainingTask:
     command: str = ""  # that repeats this
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Base and tuned on the same judged queries, by dimension, the full one first."""
 
     base: Mapping[int, Evaluation]
     tuned: Mapping[int, Evaluation]
 
+    @cached_property
     def differences(self) -> dict[str, Difference]:
         """Tuned minus base at the full dimension, by metric."""
         return differences(
@@ -50,7 +52,7 @@ class Measured:
         return {
             "base": next(iter(self.base.values())).scores.means(),
             "tuned": next(iter(self.tuned.values())).scores.means(),
-            "difference": {name: value.to_json() for name, value in self.differences().items()},
+            "difference": {name: value.to_json() for name, value in self.differences.items()},
             "dims": {
                 str(dim): {
                     "base": self.base[dim].scores.means()[PRIMARY_METRIC],
