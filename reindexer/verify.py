@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.corpus import Corpus
-from search.dense import DenseCollection, FloatMatrix
+from search.dense import DenseCollection
 from search.lexical import LexicalIndex
+from search.recall import queries_near, share_found
 from search.recipe import Recipe
 from search.serving import OpenGeneration
 from search.splitter import Splitter
@@ -331,16 +333,13 @@ def _check_index(collection: DenseCollection) -> Check:
 
 
 def _check_recall(collection: DenseCollection) -> Check:
-    queries = _query_vectors(collection)
+    first_page = itertools.islice(collection.scan(batch=RECALL_QUERIES), 1)
     shares = []
-    for query in queries:
-        exact = collection.search(query, RECALL_K, exact=True)
-        if not exact:
-            continue
-        # A hit as near as the last exact one counts: equal vectors may stand in any order.
-        floor = exact[-1].score - 1e-5
-        near = [hit for hit in collection.search(query, RECALL_K) if hit.score >= floor]
-        shares.append(min(1.0, len(near) / len(exact)))
+    for query in (row for _, stored in first_page for row in queries_near(stored, seed=_SEED)):
+        exact = [hit.score for hit in collection.search(query, RECALL_K, exact=True)]
+        if exact:
+            found = [hit.score for hit in collection.search(query, RECALL_K)]
+            shares.append(share_found(found, exact))
     recall = float(np.mean(shares)) if shares else 1.0
     return Check(
         name="recall",
@@ -348,17 +347,6 @@ def _check_recall(collection: DenseCollection) -> Check:
         found=f"{recall:.3f} of the exact top {RECALL_K} over {len(shares)} queries",
         expected=f"at least {MIN_RECALL}",
     )
-
-
-def _query_vectors(collection: DenseCollection) -> FloatMatrix:
-    """Stored vectors moved a little, so that a query is near documents and is none of them."""
-    rng = np.random.default_rng(_SEED)
-    for _, vectors in collection.scan(batch=RECALL_QUERIES):
-        noise = rng.standard_normal(vectors.shape).astype(np.float32)
-        noise *= 0.3 / np.linalg.norm(noise, axis=1, keepdims=True)
-        moved = vectors + noise
-        return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
-    return np.empty((0, collection.spec.dim), dtype=np.float32)
 
 
 # -- the lexical half ----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from search.walk_width import N_QUERIES, K, narrowest_width
 
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
+GIVE_WAY_S = 0.0002
 
 
 class EdgeCollection:
@@ -138,6 +140,10 @@ class EdgeCollection:
         self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
     ) -> list[DenseHit]:
         validate_query(vector, k, self._spec, self.name)
+        if self._writing.locked():
+            # The engine lets go of the GIL at every string of a payload that is written, and
+            # searches without a pause between them take it back each time: 150 ms a point.
+            time.sleep(GIVE_WAY_S)
         query = engine.Query.Nearest(np.ascontiguousarray(vector).data)  # type: ignore[arg-type]
         must = [_any_of(field_test(condition, self._indexed)) for condition in where]
         exact = exact or (bool(must) and self._are_few(must))
@@ -149,7 +155,9 @@ class EdgeCollection:
                 query=query,
                 filter=_filter(must, leave_out),
                 with_payload=fields,
-                params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
+                params=self._search_params(
+                    exact=exact, filtered=bool(must or leave_out), hnsw_ef=self._hnsw_ef
+                ),
             )
             with self._engine("search"):
                 scored = self._shard.query(request)
@@ -260,7 +268,7 @@ class EdgeCollection:
         request = engine.QueryRequest(
             limit=K,
             query=engine.Query.Nearest(np.ascontiguousarray(vector).data),  # type: ignore[arg-type]
-            params=engine.SearchParams(exact=hnsw_ef is None, hnsw_ef=hnsw_ef),
+            params=self._search_params(exact=hnsw_ef is None, filtered=False, hnsw_ef=hnsw_ef),
         )
         return [point.score for point in self._shard.query(request)]
 
@@ -276,10 +284,12 @@ class EdgeCollection:
             )
         return passing * self._spec.dim * 4 <= EXACT_UP_TO_KB * 1024
 
-    def _search_params(self, *, exact: bool, filtered: bool) -> engine.SearchParams:
+    def _search_params(
+        self, *, exact: bool, filtered: bool, hnsw_ef: int | None
+    ) -> engine.SearchParams:
         return engine.SearchParams(
             exact=exact,
-            hnsw_ef=self._hnsw_ef,
+            hnsw_ef=hnsw_ef,
             acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
             if filtered
             else None,

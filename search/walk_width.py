@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from search.dense import FloatMatrix, FloatVector
+from search.recall import queries_near, share_found
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512)  # tried, narrowest first
 WANTED_RECALL = 0.98  # of the exact K nearest
 K = 10
 N_QUERIES = 64
-_NOISE = 0.3  # length of what a query is moved by
-
-_ALIKE = 1e-5  # difference of two cosines that are equal but for rounding
+_SEED = 0
 
 # The scores of the K nearest to a vector, by a walk of this width; None: by an exact search.
 Find = Callable[[FloatVector, int | None], Sequence[float]]
@@ -28,19 +27,15 @@ Find = Callable[[FloatVector, int | None], Sequence[float]]
 def narrowest_width(find: Find, stored: FloatMatrix) -> int:
     """The narrowest of WIDTHS that finds enough; the widest when none does.
 
-    stored: (n, dim) vectors of the collection. The queries are these moved a little, so that each
-    is near documents and is none of them.
+    stored: (n, dim) vectors of the collection; the queries are near these.
     """
     if not len(stored):
         return WIDTHS[0]
-    noise = np.random.default_rng(0).standard_normal(stored.shape).astype(np.float32)
-    queries = stored + noise * (_NOISE / np.linalg.norm(noise, axis=1, keepdims=True))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    queries = queries_near(stored, seed=_SEED)
     exact = [find(query, None) for query in queries]
     for width in WIDTHS:
         shares = [
-            # As near as the last exact one counts: equal vectors may stand in any order.
-            sum(score >= wanted[-1] - _ALIKE for score in find(query, width)) / len(wanted)
+            share_found(find(query, width), wanted)
             for query, wanted in zip(queries, exact, strict=True)
         ]
         if np.mean(shares) >= WANTED_RECALL:
