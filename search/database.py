@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.errors import DatabaseError, DatabaseTooNew, DatabaseUnavailable
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 LOCK_WAIT_S = 60.0
 WRITE_CACHE_KIB = 65_536  # SQLite's own cache; a transaction that outgrows it is written twice
 READ_CACHE_KIB = 4_096
@@ -84,6 +84,10 @@ searchers = sa.Table(
     sa.Column("problem", sa.Text),  # why it cannot prepare
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("seen_at", sa.Float, nullable=False),
+    # Of the queries it answered in the last seconds; null when there were none.
+    sa.Column("queries_per_s", sa.Float),
+    sa.Column("p50_ms", sa.Float),
+    sa.Column("p99_ms", sa.Float),
 )
 
 # The switch that is under way, if one is: one row at most.
@@ -116,6 +120,9 @@ builds = sa.Table(
     sa.Column("retries", sa.Integer, nullable=False),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("stages", sa.Text),  # JSON: seconds spent per stage, over all its runs
+    sa.Column("pace", sa.Float),  # share (0..1] of full speed that the governor leaves it
+    sa.Column("pace_reason", sa.Text),
 )
 
 leases = sa.Table(
@@ -136,6 +143,94 @@ events = sa.Table(
     sa.Column("generation", sa.Text),
     sa.Column("who", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),  # JSON
+)
+
+# Work that was asked for and that a worker does: one row a request.
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("arguments", sa.Text, nullable=False),  # JSON object
+    sa.Column("state", sa.Text, nullable=False),  # queued running done failed cancelled
+    sa.Column("who", sa.Text, nullable=False),  # asked for it
+    sa.Column("holder", sa.Text),  # the process that does it
+    sa.Column("token", sa.BigInteger),  # of that process's lease
+    sa.Column("reason", sa.Text),  # why it failed
+    sa.Column("result", sa.Text),  # JSON object
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("finished_at", sa.Float),
+    sa.Index("jobs_state", "state", "id"),
+)
+
+# What is done again and again, and when it was last asked for.
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),  # of the job
+    sa.Column("arguments", sa.Text, nullable=False),  # JSON object
+    sa.Column("trigger", sa.Text, nullable=False),  # "every 300s" or five cron fields
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("last_at", sa.Float),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the public part of the key
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),  # SHA-256 of the secret part
+    sa.Column("scopes", sa.Text, nullable=False),  # JSON list
+    sa.Column("rate_limit", sa.Text),  # "600/minute"; null for the default
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float),
+)
+
+query_log = sa.Table(
+    "query_log",
+    metadata,
+    sa.Column("query_id", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("generation", sa.Text, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("query", sa.Text),  # null when the settings drop it
+    sa.Column("query_hash", sa.Text, nullable=False),
+    sa.Column("hits", sa.Text, nullable=False),  # JSON list of doc_ids, best first
+    sa.Column("took_ms", sa.Float, nullable=False),
+    sa.Column("who", sa.Text),  # hashed, or null when the settings drop it
+    sa.Index("query_log_at", "at"),
+)
+
+# Clicks, thumbs and judgments of what a query brought.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("query_id", sa.Text, nullable=False),
+    sa.Column("doc_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # click | judgment
+    sa.Column("value", sa.Float, nullable=False),  # 1 for a click; the grade of a judgment
+    sa.Column("position", sa.Integer),  # rank it was shown at, from 1
+    sa.Column("who", sa.Text),
+    sa.Index("feedback_query", "query_id"),
+    sa.Index("feedback_at", "at"),
+)
+
+# Which of two generations a person found better for a query.
+votes = sa.Table(
+    "votes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("one", sa.Text, nullable=False),  # generation
+    sa.Column("other", sa.Text, nullable=False),  # generation
+    sa.Column("better", sa.Text),  # the generation that was better; null for neither
+    sa.Column("who", sa.Text, nullable=False),
 )
 
 
