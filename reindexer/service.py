@@ -19,6 +19,7 @@ from reindexer.opening import Opener, sync_lexical
 from reindexer.service_address import ServiceAddress
 from reindexer.sync import repair_alias, sync_generation
 from reindexer.verify import Verification, verify_structure
+from search.api_limits import ApiLimits
 from search.app import create_app
 from search.errors import LeaseLost, SearchError, WrongState
 from search.processes import process_name
@@ -43,6 +44,7 @@ class ReindexerService:
         """Raises LeaseHeld when another process owns this embedded data directory, AddressInUse."""
         self._data = data
         self.corpus = data.corpus
+        self.limits = ApiLimits()
         self.token = secrets.token_urlsafe(32)
         self._socket = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
