@@ -10,11 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from search.errors import (
+    AccessError,
     DatabaseUnavailable,
+    ForeignRequest,
     GenerationNotFound,
     InvalidDocument,
     InvalidQuery,
     NoLiveGeneration,
+    NotAuthenticated,
+    RateLimited,
+    ScopeMissing,
     SearchError,
     SpaceMismatch,
     StoreUnavailable,
@@ -31,6 +36,10 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidDocument, 422, "The document cannot be stored"),
     (GenerationNotFound, 404, "No such generation"),
     (WrongState, 409, "The state does not allow this"),
+    (NotAuthenticated, 401, "An API key is needed"),
+    (ScopeMissing, 403, "The API key does not allow this"),
+    (ForeignRequest, 403, "Not from there"),
+    (RateLimited, 429, "Too many requests"),
     (NoLiveGeneration, 503, "Nothing is live yet"),
     (SpaceMismatch, 503, "Encoder and collection do not match"),
     (StoreUnavailable, 503, "The store does not answer"),
@@ -73,12 +82,20 @@ def install(app: FastAPI, _service: Service) -> None:
         return problem(422, "The request is not understood", detail, errors=found)
 
     def known(_request: Request, error: Exception) -> JSONResponse:
-        status, title = next(
-            (status, title) for kind, status, title in STATUS if isinstance(error, kind)
-        )
-        if status >= 500:
-            log.warning("%s: %s", type(error).__name__, error)
-        return problem(status, title, str(error))
+        return error_response(error)
 
     for kind in (SearchError, TrainingError):
         app.add_exception_handler(kind, known)
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """The answer to an error that is in the table."""
+    status, title = next(
+        (status, title) for kind, status, title in STATUS if isinstance(error, kind)
+    )
+    if status >= 500:
+        log.warning("%s: %s", type(error).__name__, error)
+    response = problem(status, title, str(error))
+    if isinstance(error, AccessError):
+        response.headers.update(error.headers)
+    return response

@@ -9,6 +9,13 @@ SearchError
 ├── SpaceMismatch          encoder, generation and collection do not share one vector space
 ├── CutOverRefused         the compare-and-swap or the preparation did not go through
 ├── LeaseLost              somebody else holds the lease now: stop writing
+├── AccessError            a request that may not do what it asks for
+│   ├── NotAuthenticated   no key, or one that is not known
+│   ├── ScopeMissing       the key may not do this
+│   ├── RateLimited        more requests than the key may make
+│   └── ForeignRequest     a browser sent it for a page of another origin
+├── InvalidKey             an API key that cannot be made
+├── KeyNotFound            no such API key
 ├── StoreError
 │   ├── StoreUnavailable   refused, timed out, overloaded: worth trying again
 │   ├── StoreLocked        another process owns this embedded collection
@@ -57,6 +64,61 @@ class CutOverRefused(SearchError):
 
 class LeaseLost(SearchError):
     """Somebody else holds the lease now: this process must stop writing."""
+
+
+class AccessError(SearchError):
+    """A request that may not do what it asks for."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer has to say beside its body."""
+        return {}
+
+
+class NotAuthenticated(AccessError):
+    """The request has no API key, or one that is not known (any more)."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="reindexer"'}
+
+
+class ScopeMissing(AccessError):
+    """The key is good, and not for this."""
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """RFC 6750, section 3.1."""
+        challenge = f'Bearer realm="reindexer", error="insufficient_scope", scope="{self.scope}"'
+        return {"WWW-Authenticate": challenge}
+
+
+class RateLimited(AccessError):
+    """More requests than the key, or the address, may make."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class ForeignRequest(AccessError):
+    """A browser sent it for a page of another origin, or under a name that is not ours."""
+
+
+class InvalidKey(SearchError):
+    """An API key with this name, scope or rate cannot be made."""
+
+
+class KeyNotFound(SearchError):
+    """No such API key."""
 
 
 class StoreError(SearchError):

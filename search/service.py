@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from search.access import Access
 from search.api_limits import ApiLimits
 from search.corpus import Corpus
 from search.serving import SearcherManager
@@ -16,6 +17,7 @@ class Service(Protocol):
     Its methods may block; the API calls them outside the event loop.
     """
 
+    access: Access
     manager: SearcherManager
     corpus: Corpus
     limits: ApiLimits
