@@ -6,6 +6,7 @@ its own. Killed at any moment, the same call goes on from the last step or check
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -30,19 +31,12 @@ from training.preparation import OnProgress, overlap, prepare, read_training_pai
 from training.processes import is_main_process, meet, n_processes, wait_for_everyone
 from training.registry import ModelRegistry
 from training.report import DataFacts, describe_training, write_report
+from training.stored_evaluations import evaluation_file, read_evaluations, write_evaluations
 from training.training_columns import training_columns
 from training.training_recipe import schedule
-from training.training_run import (
-    Prepared,
-    close_run,
-    open_run,
-    read_evaluations,
-    write_evaluations,
-)
+from training.training_run import Prepared, close_run, open_run
 
 log = logging.getLogger(__name__)
-
-BASE_SCORES = "base.json"
 
 
 def fine_tune(
@@ -85,18 +79,13 @@ def fine_tune(
         if is_first:
             prepared = Prepared.read(run)
             on_progress("load the base", None, None, str(base))
-            encoded = EncodedTexts(
-                Encoder(base, device=device, dtype=encoder_dtype, cache_dir=cache_dir)
-            )
-            dims = [dim for dim in recipe.dims(base.dim) if dim < base.dim]
-            before = read_evaluations(run / BASE_SCORES) or _evaluate(
-                encoded, task, dims, "evaluate the base", on_progress
-            )
-            write_evaluations(run / BASE_SCORES, before)
+            encoder = Encoder(base, device=device, dtype=encoder_dtype, cache_dir=cache_dir)
+            encoded = EncodedTexts(encoder)
+            before = _evaluate_base(encoder, encoded, task, cache_dir or run, on_progress)
             if prepared is None:
                 prepared = prepare(task, pairs, encoded, on_progress=on_progress, on_note=on_note)
                 prepared.write(run)
-            del encoded
+            del encoder, encoded
         wait_for_everyone()
         prepared = prepared or Prepared.read(run)
         assert prepared is not None, "the first process prepares before the others go on"
@@ -199,6 +188,36 @@ def _identity(task: TrainingTask, sha256: str) -> dict[str, Any]:
         "processes": n_processes(),
         "code_version": _code_version(),
     }
+
+
+def _evaluate_base(
+    encoder: Encoder,
+    encoded: EncodedTexts,
+    task: TrainingTask,
+    cache_dir: Path,
+    on_progress: OnProgress,
+) -> dict[int, Evaluation]:
+    """As it was measured before, on the same files, or measured now."""
+    base = task.base
+    dims = [dim for dim in task.recipe.dims(base.dim) if dim < base.dim]
+    known = None
+    if task.evaluation is not None:
+        with contextlib.suppress(OSError):  # reading it says better what is wrong
+            known = evaluation_file(
+                cache_dir / "evaluations",
+                base,
+                task.evaluation,
+                task.split,
+                dims,
+                device=encoder.device,
+                dtype=encoder.dtype,
+            )
+    if known is not None and (found := read_evaluations(known)):
+        return found
+    before = _evaluate(encoded, task, dims, "evaluate the base", on_progress)
+    if known is not None:
+        write_evaluations(known, before)
+    return before
 
 
 def _evaluate(

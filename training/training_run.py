@@ -21,12 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from training.dev_set import DevSet
 from training.errors import TrainingBusy
-from training.evaluation import Evaluation
-from training.metrics import Scores
 from training.pairs import Pair, read_pairs, write_pairs
 from training.processes import is_main_process
 
@@ -86,44 +82,6 @@ def open_run(root: Path, settings: Mapping[str, Any], *, fresh: bool) -> Iterato
 def close_run(path: Path) -> None:
     """It is done and registered; nothing has to be gone on with."""
     shutil.rmtree(path)
-
-
-def write_evaluations(path: Path, evaluations: Mapping[int, Evaluation]) -> None:
-    """What a model did, so that a training that is gone on with need not measure it again."""
-    _write_json(
-        path,
-        [
-            {
-                "dim": item.dim,
-                "query_ids": item.scores.query_ids,
-                "per_query": {
-                    name: values.tolist() for name, values in item.scores.per_query.items()
-                },
-                "run": item.run,
-            }
-            for item in evaluations.values()
-        ],
-    )
-
-
-def read_evaluations(path: Path) -> dict[int, Evaluation]:
-    """What write_evaluations wrote; empty when it did not."""
-    if not path.exists():
-        return {}
-    return {
-        item["dim"]: Evaluation(
-            dim=item["dim"],
-            scores=Scores(
-                query_ids=tuple(item["query_ids"]),
-                per_query={name: np.array(found) for name, found in item["per_query"].items()},
-            ),
-            run={
-                query_id: [(doc_id, value) for doc_id, value in hits]
-                for query_id, hits in item["run"].items()
-            },
-        )
-        for item in json.loads(path.read_text())
-    }
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,11 @@ def train(
     recipe: TrainingRecipe = QUICK,
     **more: Any,
 ) -> TrainingOutcome:
-    options = {key: more.pop(key) for key in ("fresh", "on_progress", "on_note") if key in more}
+    options = {
+        key: more.pop(key)
+        for key in ("fresh", "cache_dir", "on_progress", "on_note")
+        if key in more
+    }
     task = TrainingTask(
         **{
             "recipe": recipe,
@@ -311,6 +316,32 @@ def test_the_report_lies_beside_the_weights_and_does_not_change_what_they_are(
 
 
 # -- what can go wrong ----------------------------------------------------------------------------
+
+
+def test_the_base_is_measured_once_for_all_its_trainings_while_the_judgments_stay(
+    registry: ModelRegistry, world: JudgedWorld, tmp_path: Path
+) -> None:
+    base = a_base(registry, "static")
+    judged = tmp_path / "judged"
+    shutil.copytree(world.judged, judged)
+    stages: list[str] = []
+
+    def measured(seed: int) -> tuple[float, bool]:
+        stages.clear()
+        outcome = train(
+            registry, world, base, dataclasses.replace(QUICK, seed=seed), evaluation=judged,
+            cache_dir=tmp_path / "cache", on_progress=lambda stage, *_: stages.append(stage),
+        )  # fmt: skip
+        return outcome.metrics["base"]["ndcg@10"], "evaluate the base" in stages
+
+    first, again = measured(1), measured(2)
+    qrels = judged / "qrels" / "test.tsv"
+    qrels.write_text("\n".join(qrels.read_text().splitlines()[:-20]) + "\n")
+    with_fewer_judgments = measured(3)
+
+    assert first[1]
+    assert again == (first[0], False)
+    assert with_fewer_judgments[1]
 
 
 def test_a_seed_gives_the_same_version(registry: ModelRegistry, world: JudgedWorld) -> None:
