@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -46,6 +48,11 @@ class Build:
     retries: int
     started_at: float
     updated_at: float
+    tokens: int = 0  # encoded
+    batches: int = 0  # that they were encoded in
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds, over all its runs
+    pace: float | None = None  # share of full speed that the governor leaves it
+    pace_reason: str | None = None
 
 
 class Journal:
@@ -287,4 +294,9 @@ def _build(row: Any) -> Build:
         retries=row.retries,
         started_at=row.started_at,
         updated_at=row.updated_at,
+        tokens=row.tokens or 0,
+        batches=row.batches or 0,
+        stages=json.loads(row.stages) if row.stages else {},
+        pace=row.pace,
+        pace_reason=row.pace_reason,
     )

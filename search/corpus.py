@@ -6,6 +6,7 @@ is a change log that compacts itself; a deleted document stays as a tombstone ro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,8 +96,9 @@ class Corpus:
                 elif old.content_hash != row["content_hash"]:
                     edited.append(row)
             rows = new + edited
+            now = time.time()
             for seq, row in enumerate(rows, head + 1):
-                row["seq"] = seq
+                row["seq"], row["changed_at"] = seq, now
             if rows:
                 connection.exec_driver_sql(self._put_sql, rows)
                 head = _advance_head(connection, head + len(rows))
@@ -130,7 +132,7 @@ class Corpus:
                 connection.execute(
                     sa.update(tables.documents)
                     .where(tables.documents.c.doc_id == sa.bindparam("gone"))
-                    .values(seq=sa.bindparam("next_seq"), **_TOMBSTONE),
+                    .values(seq=sa.bindparam("next_seq"), changed_at=time.time(), **_TOMBSTONE),
                     [
                         {"gone": doc_id, "next_seq": seq}
                         for seq, doc_id in enumerate(gone, head + 1)
@@ -281,7 +283,10 @@ def _put_sql(database: Database) -> str:
     insert = database.upsert(tables.documents)
     statement = insert.on_conflict_do_update(
         index_elements=[tables.documents.c.doc_id],
-        set_={column.name: insert.excluded[column.name] for column in _ROW[1:]},
+        set_={
+            column.name: insert.excluded[column.name]
+            for column in (*_ROW[1:], tables.documents.c.changed_at)
+        },
     )
     return str(statement.compile(dialect=database.engine.dialect))
 
@@ -320,7 +325,7 @@ def _slices(doc_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _row(document: Document) -> dict[str, object]:
-    """The row of a document, but for its seq."""
+    """The row of a document, but for its seq and its time."""
     metadata = metadata_json(document.metadata)
     return {
         "doc_id": document.doc_id,

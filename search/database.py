@@ -41,6 +41,7 @@ documents = sa.Table(
     sa.Column("title", sa.Text, nullable=False),
     sa.Column("metadata", sa.Text, nullable=False),  # canonical JSON object
     sa.Column("text", sa.Text, nullable=False),
+    sa.Column("changed_at", sa.Float),  # Unix seconds; null for rows of the first schema
     sa.Index("documents_seq", "seq", "deleted", unique=True),
     sa.Index("documents_source", "source", "doc_id"),
 )
@@ -123,6 +124,8 @@ builds = sa.Table(
     sa.Column("stages", sa.Text),  # JSON: seconds spent per stage, over all its runs
     sa.Column("pace", sa.Float),  # share (0..1] of full speed that the governor leaves it
     sa.Column("pace_reason", sa.Text),
+    sa.Column("tokens", sa.BigInteger),  # encoded, over all its runs
+    sa.Column("batches", sa.BigInteger),  # that they were encoded in
 )
 
 leases = sa.Table(

@@ -13,6 +13,9 @@ def upgrade() -> None:
     op.add_column("builds", sa.Column("stages", sa.Text(), nullable=True))
     op.add_column("builds", sa.Column("pace", sa.Float(), nullable=True))
     op.add_column("builds", sa.Column("pace_reason", sa.Text(), nullable=True))
+    op.add_column("builds", sa.Column("tokens", sa.BigInteger(), nullable=True))
+    op.add_column("builds", sa.Column("batches", sa.BigInteger(), nullable=True))
+    op.add_column("documents", sa.Column("changed_at", sa.Float(), nullable=True))
     op.create_table(
         "jobs",
         sa.Column("id", sa.Integer(), nullable=False),
