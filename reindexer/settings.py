@@ -99,6 +99,81 @@ class Settings:
     sync_interval_s: float = _setting(
         "serve.sync_interval_s", 0.2, "how often the service looks for changes", low=0.01
     )
+    require_keys: bool = _setting(
+        "serve.require_keys",
+        False,
+        "ask for an API key on a loopback address too; on any other address keys are always asked "
+        "for, unless --insecure is given",
+    )
+    allowed_hosts: str = _setting(
+        "serve.allowed_hosts",
+        "",
+        "names, with commas between, that requests to a loopback address may carry as Host, such "
+        "as that of a proxy in front; localhost always may",
+    )
+    rate_limit: str | None = _setting(
+        "serve.rate_limit",
+        None,
+        "requests of one API key that has no rate of its own, or of one address when no keys are "
+        "asked for on a public one, such as 600/minute",
+    )
+    feedback_enabled: bool = _setting(
+        "feedback.enabled",
+        False,
+        "keep a log of queries, with the clicks and judgments that are sent for them",
+    )
+    feedback_sample: float = _setting(
+        "feedback.sample", 1.0, "share of the queries that is logged, 0 to 1", low=0, high=1
+    )
+    feedback_query: Literal["text", "hash", "drop"] = _setting(
+        "feedback.query",
+        "text",
+        "what is logged of a query: its text, which training pairs need, only a keyed hash, or "
+        "neither",
+    )
+    feedback_who: Literal["hash", "drop"] = _setting(
+        "feedback.who", "drop", "what is logged of who asked: a keyed hash, or nothing"
+    )
+    feedback_retention_days: float = _setting(
+        "feedback.retention_days",
+        90.0,
+        "how long logged queries, clicks, judgments and votes are kept",
+        low=0,
+    )
+    p99_target_ms: float = _setting(
+        "search.p99_target_ms",
+        50.0,
+        "what 99 of 100 queries are to be answered within; a build slows itself to keep it",
+        low=1,
+    )
+    governor_enabled: bool = _setting(
+        "governor.enabled", True, "whether a build gives way to queries"
+    )
+    governor_min_pace: float = _setting(
+        "governor.min_pace",
+        0.1,
+        "share of the time that a build works at least, however slow queries are",
+        low=0.01,
+        high=1,
+    )
+    metrics_open: bool = _setting(
+        "serve.metrics_open", False, "whether /metrics needs no key on an address others can reach"
+    )
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "log.format",
+        "auto",
+        "what serve and worker write to stderr; auto: json unless stderr is a terminal",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "log.level", "info", "the least that serve and worker log"
+    )
+    log_access: bool = _setting("log.access", False, "whether every request is logged")
+    traces: bool = _setting(
+        "telemetry.traces",
+        False,
+        "whether traces are sent to the OpenTelemetry collector of OTEL_EXPORTER_OTLP_ENDPOINT; "
+        "they are too when that variable is set",
+    )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -197,7 +272,9 @@ _ACCEPTED: Mapping[type, tuple[tuple[type, ...], str]] = {
     Path: ((str, Path), "a path"),
     int: ((str, int), "a whole number"),
     float: ((str, int, float), "a number"),
+    bool: ((str, bool), "true or false"),
 }
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def _converted(name: str, value: Any, where: str) -> Any:
@@ -211,9 +288,9 @@ def _converted(name: str, value: Any, where: str) -> Any:
     if is_choice:
         expected = f"one of {', '.join(choices)}"
     try:
-        if isinstance(value, bool) or not isinstance(value, accepted):
+        if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
             raise ValueError
-        converted: Any = wanted(value)
+        converted: Any = _truth(value) if wanted is bool else wanted(value)
         if is_choice and converted not in choices:
             raise ValueError
         if wanted is float and not math.isfinite(converted):
@@ -226,6 +303,14 @@ def _converted(name: str, value: Any, where: str) -> Any:
     if high is not None and converted > high:
         raise SettingsInvalid(f"{where} is {value!r}, expected at most {high}")
     return converted
+
+
+def _truth(value: str | bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value.lower() not in _TRUTH:
+        raise ValueError
+    return _TRUTH[value.lower()]
 
 
 def _shown(item: Any, value: Any) -> Any:
