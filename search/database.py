@@ -159,7 +159,11 @@ jobs = sa.Table(
     sa.Column("who", sa.Text, nullable=False),  # asked for it
     sa.Column("holder", sa.Text),  # the process that does it
     sa.Column("token", sa.BigInteger),  # of that process's lease
-    sa.Column("reason", sa.Text),  # why it failed
+    sa.Column("child", sa.Text),  # the process that it started for the work
+    sa.Column("log", sa.Text),  # file with what that process says
+    sa.Column("attempts", sa.Integer, nullable=False),  # since it last got ahead
+    sa.Column("not_before", sa.Float),  # Unix seconds; when it is tried again
+    sa.Column("reason", sa.Text),  # why it failed, or waits
     sa.Column("result", sa.Text),  # JSON object
     sa.Column("asked_at", sa.Float, nullable=False),
     sa.Column("started_at", sa.Float),
