@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 from reindexer.cli_verb import Invocation, global_options
-from reindexer.errors import GateRefused, LeaseHeld, ReindexerError
+from reindexer.errors import GateRefused, KeysMissing, LeaseHeld, ReindexerError
 from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
-from search.errors import LeaseLost, SearchError, StoreLocked
+from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (LeaseLost, EXIT_LEASE),
     (StoreLocked, EXIT_LEASE),
     (SettingsInvalid, EXIT_USAGE),
+    (KeysMissing, EXIT_USAGE),
+    (InvalidKey, EXIT_USAGE),
     (ReindexerError, EXIT_FAILED),
     (SearchError, EXIT_FAILED),
     (TrainingError, EXIT_FAILED),
@@ -59,6 +61,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "cli_evaluate",
         "tune": "cli_tune",
         "serve": "cli_service",
+        "keys": "cli_keys",
         "sync": "cli_documents",
     },
     "Models": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import sys
 from pathlib import Path
@@ -202,7 +201,7 @@ def completion(shell: str) -> None:
     help="Port; serve.port, 8321 unless given. 0: any.",
 )
 @click.option(
-    "--insecure", is_flag=True, help="Listen beyond this machine: whoever reaches it may write."
+    "--insecure", is_flag=True, help="Ask nobody for an API key: whoever reaches it may write."
 )
 @pass_invocation
 def serve(invocation: Invocation, host: str | None, port: int | None, insecure: bool) -> None:
@@ -215,17 +214,12 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
         invocation.flags["host"] = host
     if port is not None:
         invocation.flags["port"] = port
+    from reindexer.access import is_loopback
     from reindexer.errors import LeaseHeld
     from reindexer.service_address import ServiceAddress
     from search.processes import describe_process
 
     chosen = invocation.settings
-    if not _is_loopback(chosen.host) and not insecure:
-        raise click.UsageError(
-            f"{chosen.host} can be reached from other machines, and this release has no keys: "
-            "whoever reaches it may read and write. Listen on 127.0.0.1 behind a proxy that asks "
-            "for a password, or add --insecure"
-        )
     # Once it has drained, the server raises the signal again: then everything is given back.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
@@ -240,26 +234,17 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
             progress.update(state="loading")
             from reindexer.service import ReindexerService
 
-            service = ReindexerService(data, host=chosen.host, port=chosen.port)
+            service = ReindexerService(data, host=chosen.host, port=chosen.port, insecure=insecure)
             live = data.catalog.live()
             if live is not None:
                 progress.update(state=f"opening {live.name}")
-        if not _is_loopback(chosen.host):
+        if not service.access.required and not is_loopback(chosen.host):
             warn(f"listening on {chosen.host} without keys: whoever reaches it may read and write")
         service.run(on_ready=lambda url: _welcome(url, live.name if live else None, invocation))
 
 
 def _end(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(0)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _welcome(url: str, live: str | None, invocation: Invocation) -> None:

@@ -4,6 +4,7 @@ ReindexerError
 ├── SourceInvalid      the source cannot be read at all (a bad row is rejected, not raised)
 ├── BuildFailed        a build stopped; it can be resumed
 ├── GateRefused        verification found a reason not to switch          (exit code 3)
+├── KeysMissing        other machines would reach the service without a key (exit code 2)
 └── LeaseHeld          another process is doing this right now            (exit code 4)
 """
 
@@ -28,3 +29,7 @@ class GateRefused(ReindexerError):
 
 class LeaseHeld(ReindexerError):
     """Another process is doing this right now."""
+
+
+class KeysMissing(ReindexerError):
+    """Other machines would reach the service, and no API key says who may."""

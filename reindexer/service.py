@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from reindexer.access import access_of
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld, ReindexerError
 from reindexer.journal import SYNC_LEASE, Lease
@@ -40,12 +41,18 @@ class AddressInUse(ReindexerError):
 class ReindexerService:
     """Threads around one HTTP server: one follows the catalog, one replays the log."""
 
-    def __init__(self, data: DataDirectory, *, host: str, port: int) -> None:
-        """Raises LeaseHeld when another process owns this embedded data directory, AddressInUse."""
+    def __init__(
+        self, data: DataDirectory, *, host: str, port: int, insecure: bool = False
+    ) -> None:
+        """Raises LeaseHeld when another process owns this embedded data directory, AddressInUse,
+        KeysMissing."""
         self._data = data
         self.corpus = data.corpus
         self.limits = ApiLimits()
         self.token = secrets.token_urlsafe(32)
+        self.access = access_of(
+            data.database, data.settings, host=host, token=self.token, insecure=insecure
+        )
         self._socket = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"

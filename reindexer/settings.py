@@ -70,6 +70,33 @@ class Settings:
     window: int = _setting(
         "build.window", 1024, "documents read, encoded and acknowledged between checkpoints", low=1
     )
+    fanout: Literal["auto", "none", "processes", "ray"] = _setting(
+        "build.fanout",
+        "auto",
+        "who encodes a build: this process, child processes, or actors on a Ray cluster; auto is "
+        "processes where there are several GPUs",
+    )
+    chunk_docs: int = _setting(
+        "build.chunk_docs",
+        4096,
+        "changes in one chunk of a build that is fanned out; what a lost actor costs",
+        low=1,
+    )
+    processes: int = _setting(
+        "build.processes", 0, "child processes that encode; 0 is one for each GPU", low=0
+    )
+    ray_address: str | None = _setting(
+        "ray.address", None, "of the Ray cluster; one on this machine is started unless given"
+    )
+    ray_actors: int = _setting(
+        "ray.actors", 0, "actors that encode; 0 is as many as the cluster has room for", low=0
+    )
+    ray_gpus_per_actor: float = _setting(
+        "ray.gpus_per_actor", 0.0, "GPUs, or the share of one, that an actor gets", low=0
+    )
+    ray_cpus_per_actor: float = _setting(
+        "ray.cpus_per_actor", 1.0, "cores that an actor gets", low=0
+    )
     hnsw_m: int = _setting("build.hnsw_m", 16, "edges per node of the HNSW graph", low=2)
     hnsw_ef_construct: int = _setting(
         "build.hnsw_ef_construct", 128, "candidates considered while building the graph", low=4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from search import api_documents, api_problem, api_search
+from search import api_access, api_documents, api_problem, api_search
 from search.service import Service
 
 
@@ -17,6 +17,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     # What wraps every request; the last one installed is the outermost.
+    api_access.install(app, service)
     api_problem.install(app, service)
     # What answers, in the order of the OpenAPI document.
     app.include_router(api_search.router(service))
