@@ -1,5 +1,5 @@
-"""What every dense store promises: embedded, in memory behind qdrant-client, and a real server
-when QDRANT_URL is set."""
+"""What every dense store promises: embedded, in memory behind qdrant-client, over REST to the
+stand-in of a server, and on a real server when QDRANT_URL is set."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from search.dense_edge import EdgeStore
 from search.dense_qdrant import QdrantStore
 from search.documents import Condition, Scalar, Value, canonical_metadata
 from search.errors import CollectionMissing, InvalidQuery, SpaceMismatch, StoreError
+from tests.qdrant_server import QdrantServer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -30,7 +31,13 @@ pytestmark = [
 
 DIM = 8
 SPEC = CollectionSpec(generation="docs@1", fingerprint="aaaa", dim=DIM)
-STORES = ["edge", "memory", *(["server"] if "QDRANT_URL" in os.environ else [])]
+STORES = ["edge", "memory", "stand-in", *(["server"] if "QDRANT_URL" in os.environ else [])]
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[QdrantServer]:
+    with QdrantServer() as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)
@@ -41,6 +48,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseStore
         with_client = QdrantStore(client=QdrantClient(":memory:"), ready_poll_s=0.001)
         yield with_client
         with_client.close()
+    elif request.param == "stand-in":
+        server: QdrantServer = request.getfixturevalue("stand_in")
+        server.clear()
+        over_rest = QdrantStore(url=server.url, prefer_grpc=False, ready_poll_s=0.001)
+        yield over_rest
+        over_rest.close()
     else:
         yield from _server_store()
 
