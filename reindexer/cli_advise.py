@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
 from reindexer.progress import Progress
 from reindexer.terminal import (
     count,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "100 of either leg",
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
+@split_option("test")
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reindexer.cli_evaluate import parse_dims
-from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
 from reindexer.progress import Progress
 from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     required=True,
     help="BEIR folder with judged queries and their corpus.",
 )
-@click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
+@split_option("test")
 @click.option(
     "--dims",
     "dims_text",

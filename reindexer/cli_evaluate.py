@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
 from reindexer.progress import Progress
 from reindexer.terminal import (
     count,
@@ -46,7 +46,7 @@ SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
     '"metrics": {"f1", …}, "counts", "seed", "seconds"}',
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--split", default="test", show_default=True, help="Which of the folder's qrels.")
+@split_option("test")
 @click.option(
     "--mode",
     "mode_text",

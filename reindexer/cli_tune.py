@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
+from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
 from reindexer.progress import Progress
 from reindexer.terminal import count, duration, next_steps, print_json, say, table, warn
 
@@ -38,7 +38,7 @@ _FUSION = (
     'minus the other; with --reset {"generation", "model", "fusion", "before", "stored"}',
 )
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
-@click.option("--split", default="train", show_default=True, help="Which of the folder's qrels.")
+@split_option("train")
 @click.option(
     "--clicks",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -200,15 +200,20 @@ def yes_option(function: Function) -> Function:
     return click.option("-y", "--yes", is_flag=True, help="Go ahead without asking.")(function)
 
 
+def split_option(default: str) -> Callable[[Function], Function]:
+    """--split S: which judgments of a BEIR folder."""
+    return click.option(
+        "--split", default=default, show_default=True, help="Which of the folder's qrels."
+    )
+
+
 def judgment_options(function: Function) -> Function:
     """--eval DIR and --split S: judged queries in a BEIR folder."""
-    function = click.option(
-        "--split", default="test", show_default=True, help="Which of the folder's qrels to use."
-    )(function)
-    return click.option(
+    option = click.option(
         "--eval",
         "eval_dir",
         type=click.Path(path_type=Path),
         metavar="DIR",
         help="BEIR folder with judged queries: the gate checks quality too.",
-    )(function)
+    )
+    return option(split_option("test")(function))

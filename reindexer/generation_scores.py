@@ -12,10 +12,9 @@ from reindexer.progress import Progress
 from search.answer import Mode, RunMode
 from search.recipe import FusionRecipe
 from training.judgments import Judgments, judgments_hash
-from training.metrics import score
+from training.metrics import DEPTH, score
 from training.slices import slice_means, telling_slices
 
-DEPTH = 100
 _DOCUMENTS_AT_ONCE = 500
 
 

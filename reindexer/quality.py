@@ -18,11 +18,9 @@ from search.fusion_fit import FusionFit
 from search.generations import Generation
 from search.serving import OpenGeneration
 from training.judgments import Judgments, judgments_hash, read_judgments
-from training.metrics import Scores, paired_bootstrap, score
+from training.metrics import DEPTH, PRIMARY_METRIC, Scores, paired_bootstrap, score
 
 MAX_LOSS_NDCG = 0.01  # a candidate may score so much less than live and still pass
-PRIMARY_METRIC = "ndcg@10"
-DEPTH = 100
 QUERIES_PER_CALL = 64
 
 
