@@ -20,7 +20,7 @@ from search.errors import GenerationNotFound, LeaseLost, SearchError
 from search.generations import move_watermark
 from search.processes import describe_process, process_may_live, process_name
 
-BuildState = Literal["running", "paused", "failed", "cancelled", "done"]
+BuildState = Literal["queued", "running", "paused", "failed", "cancelled", "done"]
 LEASE_S = 15.0
 
 BUILD_LEASE = "build"
@@ -63,13 +63,15 @@ class Journal:
 
     # -- builds ------------------------------------------------------------------------------
 
-    def record_build(self, generation: str, *, start_head: int, docs_total: int) -> Build:
+    def record_build(
+        self, generation: str, *, start_head: int, docs_total: int, state: BuildState = "running"
+    ) -> Build:
         now = time.time()
         with self._database.write() as connection:
             connection.execute(
                 sa.insert(tables.builds).values(
                     generation=generation,
-                    state="running",
+                    state=state,
                     start_head=start_head,
                     docs_done=0,
                     docs_total=docs_total,
@@ -175,7 +177,27 @@ class Journal:
             row = connection.execute(
                 sa.select(tables.leases).where(tables.leases.c.name == name)
             ).one_or_none()
-        return None if row is None or _is_free(row) else str(row.holder)
+        return None if row is None or lease_is_free(row) else str(row.holder)
+
+    def holders(self, prefix: str) -> dict[str, str]:
+        """Who holds the leases whose names begin so, by name."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(tables.leases).where(tables.leases.c.name.startswith(prefix))
+            ).all()
+        return {str(row.name): str(row.holder) for row in rows if not lease_is_free(row)}
+
+    def forget(self, prefix: str) -> None:
+        """Drop the rows of leases that nobody holds and nobody will take again."""
+        with self._database.write() as connection:
+            rows = connection.execute(
+                sa.select(tables.leases)
+                .where(tables.leases.c.name.startswith(prefix))
+                .with_for_update()
+            ).all()
+            free = [row.name for row in rows if lease_is_free(row)]
+            if free:
+                connection.execute(sa.delete(tables.leases).where(tables.leases.c.name.in_(free)))
 
     def _try_take(self, name: str) -> tuple[int | None, str]:
         leases = tables.leases
@@ -192,7 +214,7 @@ class Journal:
                     .returning(leases.c.token)
                 ).scalar()
                 return token, me if token else "another process"
-            if not _is_free(row):
+            if not lease_is_free(row):
                 return None, str(row.holder)
             connection.execute(
                 sa.update(leases)

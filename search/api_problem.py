@@ -11,10 +11,14 @@ from fastapi.responses import JSONResponse
 
 from search.errors import (
     AccessError,
+    BuildNotFound,
+    CutOverRefused,
     DatabaseUnavailable,
     ForeignRequest,
+    GateClosed,
     GenerationNotFound,
     InvalidDocument,
+    InvalidOperation,
     InvalidQuery,
     NoLiveGeneration,
     NotAuthenticated,
@@ -23,10 +27,11 @@ from search.errors import (
     SearchError,
     SpaceMismatch,
     StoreUnavailable,
+    UnderWay,
     WrongState,
 )
 from search.service import Service
-from training.errors import TrainingError
+from training.errors import ModelNotFound, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,12 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidQuery, 422, "The query cannot be answered"),
     (InvalidDocument, 422, "The document cannot be stored"),
     (GenerationNotFound, 404, "No such generation"),
+    (BuildNotFound, 404, "No such build"),
+    (ModelNotFound, 404, "No such model"),
+    (InvalidOperation, 422, "The operation makes no sense like this"),
+    (GateClosed, 409, "A gate refused it"),
+    (UnderWay, 409, "Another process is at it"),
+    (CutOverRefused, 409, "The switch did not happen"),
     (WrongState, 409, "The state does not allow this"),
     (NotAuthenticated, 401, "An API key is needed"),
     (ScopeMissing, 403, "The API key does not allow this"),

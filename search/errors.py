@@ -5,7 +5,12 @@ SearchError
 ├── InvalidQuery           a query, filter, k or mode that cannot be answered
 ├── NoLiveGeneration       nothing has been built and switched to yet
 ├── GenerationNotFound     no such generation
+├── BuildNotFound          no such build
 ├── WrongState             the operation does not fit the generation's state
+├── OperationError         what was asked of the installation over the API cannot be done
+│   ├── InvalidOperation   asked with something that makes no sense
+│   ├── GateClosed         a gate refused it; a person may override
+│   └── UnderWay           another process is doing this right now
 ├── SpaceMismatch          encoder, generation and collection do not share one vector space
 ├── CutOverRefused         the compare-and-swap or the preparation did not go through
 ├── LeaseLost              somebody else holds the lease now: stop writing
@@ -50,8 +55,28 @@ class GenerationNotFound(SearchError):
     """No such generation."""
 
 
+class BuildNotFound(SearchError):
+    """No such build."""
+
+
 class WrongState(SearchError):
     """The operation does not fit the generation's state."""
+
+
+class OperationError(SearchError):
+    """What was asked of the installation over the API cannot be done."""
+
+
+class InvalidOperation(OperationError):
+    """Asked with something that makes no sense."""
+
+
+class GateClosed(OperationError):
+    """A gate refused it; a person may override."""
+
+
+class UnderWay(OperationError):
+    """Another process is doing this right now."""
 
 
 class SpaceMismatch(SearchError):
