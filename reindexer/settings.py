@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reindexer.errors import ReindexerError
+from search.masking import mask_keys
 
 DEFAULT_DATA_DIR = Path(".reindexer")
 DEFAULT_CONFIG = Path("reindexer.toml")
@@ -59,6 +60,30 @@ class Settings:
     )
     store_prefix: str = _setting(
         "store.prefix", "", "put before collection names, so that a server can be shared"
+    )
+    store_shards: int | None = _setting(
+        "store.shards", None, "shards of a new collection; one a node unless given", low=1
+    )
+    store_replicas: int = _setting(
+        "store.replicas", 1, "copies of each shard of a new collection", low=1
+    )
+    store_write_consistency: int | None = _setting(
+        "store.write_consistency",
+        None,
+        "copies that a write waits for; more than half of them unless given",
+        low=1,
+    )
+    store_on_disk_vectors: bool = _setting(
+        "store.on_disk_vectors", False, "new collections leave full vectors and graph on disk"
+    )
+    store_oversampling: float = _setting(
+        "store.oversampling",
+        2.0,
+        "quantized candidates compared again with the full vectors, for each hit",
+        low=1.0,
+    )
+    quantization: Literal["none", "int8", "product", "binary"] = _setting(
+        "store.quantization", "none", "how new collections keep the vectors they search first"
     )
     device: str = _setting("encoder.device", "auto", "auto, cpu, cuda, cuda:1 or mps")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
@@ -348,5 +373,5 @@ def _shown(item: Any, value: Any) -> Any:
         return "****"
     if isinstance(value, str):
         value = _PASSWORD.sub(r"\1****@", value)
-        return _SECRET_OPTION.sub(r"\1****", value)
+        return mask_keys(_SECRET_OPTION.sub(r"\1****", value))
     return str(value) if isinstance(value, Path) else value

@@ -126,6 +126,18 @@ builds = sa.Table(
     sa.Column("pace_reason", sa.Text),
     sa.Column("tokens", sa.BigInteger),  # encoded, over all its runs
     sa.Column("batches", sa.BigInteger),  # that they were encoded in
+    sa.Column("actors", sa.Integer),  # wanted by somebody while it runs; null: as the settings say
+)
+
+# Ranges of seq of one build that are encoded side by side; gone once all of them are done.
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    sa.Column("build_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("after_seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("until_seq", sa.BigInteger, nullable=False),
+    sa.Column("done_at", sa.Float),  # null: not done
+    sa.Index("chunks_left", "build_id", "done_at", "after_seq"),
 )
 
 leases = sa.Table(

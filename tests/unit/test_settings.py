@@ -72,11 +72,18 @@ def test_every_setting_can_come_from_the_environment() -> None:
     values = {
         "data_dir": "d", "database.url": "sqlite:///x", "store.kind": "qdrant",
         "store.url": "http://q:6333", "store.api_key": "k", "store.prefix": "p_",
+        "store.shards": "3", "store.replicas": "2", "store.write_consistency": "1",
+        "store.on_disk_vectors": "true", "store.oversampling": "3", "store.quantization": "int8",
         "encoder.device": "cpu", "encoder.dtype": "bf16", "encoder.max_batch_tokens": "100",
-        "build.window": "5", "build.hnsw_m": "6", "build.hnsw_ef_construct": "7",
+        "build.fanout": "ray", "build.chunk_docs": "9", "build.processes": "2",
+        "ray.address": "r:1", "ray.actors": "4", "ray.gpus_per_actor": "0.5",
+        "ray.cpus_per_actor": "2", "build.window": "5", "build.hnsw_m": "6", "build.hnsw_ef_construct": "7",
         "lexical.language": "german", "search.max_lag_docs": "8", "cutover.timeout_s": "9.5",
         "prune.hold_over_h": "10", "serve.host": "0.0.0.0", "serve.port": "11",
-        "serve.sync_interval_s": "0.5",
+        "serve.sync_interval_s": "0.5", "serve.require_keys": "yes",
+        "serve.allowed_hosts": "search.example", "serve.rate_limit": "600/minute",
+        "feedback.enabled": "true", "feedback.sample": "0.5", "feedback.query": "hash",
+        "feedback.who": "hash", "feedback.retention_days": "12",
     }  # fmt: skip
     environment = {environment_variable(key): value for key, value in values.items()}
 
@@ -97,6 +104,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ('[build]\nwindow = "many"', "build.window is 'many', expected a whole number"),
         ("[build]\nwindow = [1]", r"build.window is \[1\], expected a whole number"),
         ("[build]\nhnsw_m = 1", "build.hnsw_m is 1, expected at least 2"),
+        ("[feedback]\nenabled = 1", "feedback.enabled is 1, expected true or false"),
+        ('[feedback]\nenabled = "maybe"', "feedback.enabled is 'maybe', expected true or false"),
+        ("[feedback]\nsample = 2", "feedback.sample is 2, expected at most 1"),
         ("[serve]\nport = 70000", "serve.port is 70000, expected at most 65535"),
         ("[serve]\nport = -1", "serve.port is -1, expected at least 0"),
         ("[serve]\nhost = 5", "serve.host is 5, expected text"),

@@ -16,6 +16,16 @@ def upgrade() -> None:
     op.add_column("builds", sa.Column("tokens", sa.BigInteger(), nullable=True))
     op.add_column("builds", sa.Column("batches", sa.BigInteger(), nullable=True))
     op.add_column("documents", sa.Column("changed_at", sa.Float(), nullable=True))
+    op.add_column("builds", sa.Column("actors", sa.Integer(), nullable=True))
+    op.create_table(
+        "chunks",
+        sa.Column("build_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("after_seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("until_seq", sa.BigInteger(), nullable=False),
+        sa.Column("done_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("build_id", "after_seq"),
+    )
+    op.create_index("chunks_left", "chunks", ["build_id", "done_at", "after_seq"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("id", sa.Integer(), nullable=False),
