@@ -291,7 +291,8 @@ class Lease:
                 continue  # tried again until `check` calls it lost
 
 
-def _is_free(row: Any) -> bool:
+def lease_is_free(row: Any) -> bool:
+    """Whether anybody may take the lease of this row."""
     now = time.time()
     # An expiry far in the future can only come from a clock that has since gone back.
     expired = row.expires_at < now or row.expires_at > now + 3 * LEASE_S
