@@ -22,6 +22,7 @@ from reindexer.errors import GateRefused, KeysMissing, LeaseHeld, ReindexerError
 from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
 from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked
+from search.masking import mask_keys
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ def _report(error: BaseException, invocation: Invocation) -> int:
 
 def _say_error(message: str) -> None:
     with contextlib.suppress(OSError):
-        text = " ".join(message.split())
+        text = mask_keys(" ".join(message.split()))
         mark = click.style("Error:", fg="red", bold=True)
         click.echo(f"{mark} {text}", err=True, color=False if _is_plain() else None)
 

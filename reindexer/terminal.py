@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from search.masking import mask_keys_in_logs
+
 WIDTH = 80
 OWN_LOGGERS = ("training", "search", "reindexer")
 
@@ -177,6 +179,7 @@ class _StderrHandler(logging.Handler):
 
 def configure_logging(verbosity: int, *, quiet: bool) -> None:
     """Warnings to stderr; -v adds what our packages do, -vv what everybody does."""
+    mask_keys_in_logs()
     root = logging.getLogger()
     for handler in [item for item in root.handlers if isinstance(item, _StderrHandler)]:
         root.removeHandler(handler)
