@@ -29,6 +29,7 @@ from search.generations import Generation
 from search.searcher import Searcher
 from search.serving import OpenGeneration
 from search.splitter import Splitter
+from training.kill_points import reached
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,9 @@ class BuildRun:
                 checkpoint=self._checkpoint,
             )
             self._replay_to_head(replay)
+            reached("index.begin")
             collection.finish()
+            reached("index.finished")
             self._catch_up(replay)
             if data.catalog.get(name).state == "catching_up":
                 data.catalog.move(name, "verifying")

@@ -14,6 +14,7 @@ from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE, Lease
 from search.errors import CutOverRefused, NoLiveGeneration, StoreError, WrongState
 from search.generations import Generation
 from training.errors import TrainingError
+from training.kill_points import reached
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ def _switch(
     try:
         _wait_until_prepared(data, target, began + timeout_s, on_wait)
         prepared = time.monotonic()
+        reached("cutover.prepared")
         detail = {"override": override} if override else None
         swapped = _swap_when_caught_up(
             data, target, expected, lease, kind, detail, began + timeout_s, on_wait
@@ -266,6 +268,7 @@ def _point_alias(data: DataDirectory, generation: Generation) -> None:
     try:
         if data.store.alias() != generation.collection:
             data.store.set_alias(generation.collection)
+        reached("alias.moved")
     except StoreError as error:
         log.warning(
             "the alias does not point at %s yet: %s; `reindexer sync` repairs it",

@@ -19,6 +19,7 @@ from search.database import Database
 from search.errors import GenerationNotFound, LeaseLost, SearchError
 from search.generations import move_watermark
 from search.processes import describe_process, process_may_live, process_name
+from training.kill_points import reached
 
 BuildState = Literal["queued", "running", "paused", "failed", "cancelled", "done"]
 LEASE_S = 15.0
@@ -85,6 +86,7 @@ class Journal:
                     updated_at=now,
                 )
             )
+        reached("build.recorded")
         return self.build_of(generation)
 
     def build_of(self, generation: str) -> Build:
@@ -151,6 +153,8 @@ class Journal:
                 .where(tables.builds.c.id == build.build_id)
                 .values(updated_at=time.time(), **progress)
             )
+            reached("checkpoint.write")
+        reached("checkpoint.commit")
 
     # -- leases ------------------------------------------------------------------------------
 
@@ -163,6 +167,7 @@ class Journal:
         while True:
             token, holder = self._try_take(name)
             if token is not None:
+                reached("lease.taken")
                 return Lease(self, name, token)
             if time.monotonic() >= deadline:
                 raise LeaseHeld(

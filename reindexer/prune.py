@@ -22,6 +22,7 @@ from reindexer.errors import LeaseHeld
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
 from search.errors import StoreLocked
 from search.generations import Generation
+from training.kill_points import reached
 
 HANDED_BACK_S = 10.0  # a service closes a collection that is not wanted any more in well under that
 
@@ -217,7 +218,9 @@ def _drop_generation(data: DataDirectory, name: str) -> bool:
     if generation.state == "standby":
         data.catalog.move(name, "retired", reason="pruned while standby")
     data.catalog.move(name, "pruned")
+    reached("prune.fenced")
     _drop_collection(data, generation.collection)
+    reached("prune.dropped")
     return True
 
 

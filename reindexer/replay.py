@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reindexer.stages import StageClock
 from search.corpus import Corpus
 from search.dense import DenseCollection, FloatMatrix, Point
-from search.documents import Change, Passage
+from search.documents import Change, Document, Passage
 from search.splitter import Splitter
 from training.errors import EncodingFailed
+from training.kill_points import reached
 
 if TYPE_CHECKING:
     from training.encoder import Encoder, TokenizedTexts
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
 FIRST_PAGE = 32  # changes; their size says how many more fit
+SPLIT_BYTES = 250_000  # text split and tokenized at a time; between two of these it can be stopped
 UPSERT_POINTS = 1_024
 
 
@@ -40,9 +43,7 @@ class ReplayProgress:
     passages: int
     encoded: int  # passages that went through the model
     reused: int  # passages whose stored vector was kept
-    read_s: float  # time each stage was busy; they overlap
-    encode_s: float
-    write_s: float
+    tokens: int  # of the passages that went through the model
 
 
 @dataclass(slots=True)
@@ -72,10 +73,14 @@ class Replay:
         window: int,
         checkpoint: Callable[[ReplayProgress], None],
         check: Callable[[], None] = lambda: None,
+        turn: Callable[[], AbstractContextManager[object]] | None = None,
+        clock: StageClock | None = None,
     ) -> None:
         """window: documents that may be encoded and not yet acknowledged; so many at most are
         encoded again after a kill. checkpoint: called after each durable write. check: called
-        before each write, to raise when this process must stop."""
+        before each write and while waiting, to raise when this process must stop. turn: entered
+        around each batch that is encoded, as `Encoder.encode_tokenized` takes it. clock: is told
+        how long each stage took; they overlap."""
         self._corpus = corpus
         self._collection = collection
         self._encoder = encoder
@@ -84,6 +89,8 @@ class Replay:
         self._unit_docs = window // self._units_at_once
         self._checkpoint = checkpoint
         self._check = check
+        self._turn = turn
+        self._clock = clock if clock is not None else StageClock()
 
     def run(self, after: int, until: int, *, fresh_until: int = 0) -> ReplayProgress:
         """Apply the changes with after < seq <= until and return the totals.
@@ -98,12 +105,13 @@ class Replay:
         prepared: queue.Queue[_Unit | BaseException | None] = queue.Queue(maxsize=1)
         encoded: queue.Queue[tuple[_Unit, FloatMatrix] | None] = queue.Queue(maxsize=1)
         room = threading.Semaphore(self._units_at_once)  # for units not yet acknowledged
-        writer = _Writer(self._collection, encoded, room, self._checkpoint, self._check, stop)
-        clock = {"read": 0.0, "encode": 0.0}
+        writer = _Writer(
+            self._collection, encoded, room, self._checkpoint, self._check, self._clock, stop
+        )
 
         def read() -> None:
             try:
-                for unit in self._units(after, until, fresh_until, clock):
+                for unit in self._units(after, until, fresh_until, stop):
                     if not _put(prepared, unit, stop):
                         return
                 _put(prepared, None, stop)
@@ -115,15 +123,13 @@ class Replay:
         writer.start()
         try:
             while not stop.is_set():
-                unit = _get(prepared, stop)
+                unit = _get(prepared, stop, self._check)
                 if isinstance(unit, BaseException):
                     raise unit
-                if unit is None or not _acquire(room, stop):
+                if unit is None or not _acquire(room, stop, self._check):
                     break
-                began = time.perf_counter()
-                vectors = self._encode(unit)
-                clock["encode"] += time.perf_counter() - began
-                writer.read_s, writer.encode_s = clock["read"], clock["encode"]
+                with self._clock.timed("encode"):
+                    vectors = self._encode(unit)
                 if not _put(encoded, (unit, vectors), stop):
                     break
             _put(encoded, None, stop)
@@ -144,16 +150,17 @@ class Replay:
     # -- stage 1: read, compare, split, tokenize ---------------------------------------------
 
     def _units(
-        self, after: int, until: int, fresh_until: int, clock: dict[str, float]
+        self, after: int, until: int, fresh_until: int, stop: threading.Event
     ) -> Iterator[_Unit]:
         while after < until:
-            began = time.perf_counter()
-            changes = self._read(after, until)
+            with self._clock.timed("read"):
+                changes = self._read(after, until)
             if not changes:
                 return
             after = changes[-1].seq
-            unit = self._prepare(changes, fresh=after <= fresh_until)
-            clock["read"] += time.perf_counter() - began
+            unit = self._prepare(changes, stop, fresh=after <= fresh_until)
+            if unit is None:
+                return
             yield unit
 
     def _read(self, after: int, until: int) -> list[Change]:
@@ -173,10 +180,20 @@ class Replay:
             limit = max(1, (UNIT_BYTES - n_bytes) * len(page) // max(1, page_bytes))
         return changes
 
-    def _prepare(self, changes: Sequence[Change], *, fresh: bool) -> _Unit:
+    def _prepare(
+        self, changes: Sequence[Change], stop: threading.Event, *, fresh: bool
+    ) -> _Unit | None:
+        """None when the pipeline stopped meanwhile."""
         puts = [change for change in changes if change.document is not None]
-        documents = [change.document for change in puts if change.document is not None]
-        passages, tokenized = self._splitter.split_all(documents) if documents else ([], None)
+        passages: list[Passage] = []
+        tokenized: TokenizedTexts | None = None
+        for documents in _portions([change.document for change in puts if change.document]):
+            if stop.is_set():
+                return None
+            with self._clock.timed("split"):
+                more, tokens = self._splitter.split_all(documents)
+            passages += more
+            tokenized = tokens if tokenized is None else tokenized.extended(tokens)
         by_doc = {change.doc_id: change for change in puts}
         points = [_point(passage, by_doc[passage.doc_id]) for passage in passages]
         unit = _Unit(
@@ -189,7 +206,10 @@ class Replay:
             passages=passages,
             tokenized=tokenized,
         )
-        return unit if fresh or not puts else self._reuse(unit)
+        if fresh or not puts:
+            return unit
+        with self._clock.timed("read"):
+            return self._reuse(unit)
 
     def _reuse(self, unit: _Unit) -> _Unit:
         """Keep the stored vectors of passages whose text has not changed."""
@@ -209,10 +229,8 @@ class Replay:
         if not keep:
             return unit
         assert unit.tokenized is not None
-        return _Unit(
-            changes=unit.changes,
-            watermark=unit.watermark,
-            fresh=unit.fresh,
+        return replace(
+            unit,
             points=[unit.points[at] for at in keep + encode],
             vectors=vectors[rows],
             reused=len(keep),
@@ -229,7 +247,10 @@ class Replay:
         if unit.tokenized is None or not unit.passages:
             return reused
         try:
-            encoded = self._encoder.encode_tokenized(unit.tokenized)
+            if self._turn is None:
+                encoded = self._encoder.encode_tokenized(unit.tokenized)
+            else:
+                encoded = self._encoder.encode_tokenized(unit.tokenized, turn=self._turn)
         except EncodingFailed as error:
             index = getattr(error, "index", None)
             if index is None:
@@ -251,6 +272,7 @@ class _Writer(threading.Thread):
         room: threading.Semaphore,
         checkpoint: Callable[[ReplayProgress], None],
         check: Callable[[], None],
+        clock: StageClock,
         stop: threading.Event,
     ) -> None:
         super().__init__(name="replay-write", daemon=True)
@@ -259,11 +281,11 @@ class _Writer(threading.Thread):
         self._room = room
         self._checkpoint = checkpoint
         self._check = check
+        self._clock = clock
         self._stop_event = stop
         self.error: BaseException | None = None
         self.watermark = -1
-        self.read_s = self.encode_s = self._write_s = 0.0
-        self._documents = self._deletes = self._passages = self._reused = 0
+        self._documents = self._deletes = self._passages = self._reused = self._tokens = 0
 
     def progress(self, watermark: int) -> ReplayProgress:
         return ReplayProgress(
@@ -273,9 +295,7 @@ class _Writer(threading.Thread):
             passages=self._passages,
             encoded=self._passages - self._reused,
             reused=self._reused,
-            read_s=self.read_s,
-            encode_s=self.encode_s,
-            write_s=self._write_s,
+            tokens=self._tokens,
         )
 
     def run(self) -> None:
@@ -289,20 +309,38 @@ class _Writer(threading.Thread):
 
     def _write(self, unit: _Unit, vectors: FloatMatrix) -> None:
         self._check()
-        began = time.perf_counter()
-        for start in range(0, len(unit.points), UPSERT_POINTS):
-            end = start + UPSERT_POINTS
-            self._collection.upsert(unit.points[start:end], vectors[start:end])
-        if not unit.fresh:
-            self._collection.remove_older({change.doc_id: change.seq for change in unit.changes})
-        self._write_s += time.perf_counter() - began
+        with self._clock.timed("write"):
+            for start in range(0, len(unit.points), UPSERT_POINTS):
+                end = start + UPSERT_POINTS
+                reached("upsert.begin")
+                self._collection.upsert(unit.points[start:end], vectors[start:end])
+                reached("upsert.acknowledged")
+            if not unit.fresh:
+                self._collection.remove_older(
+                    {change.doc_id: change.seq for change in unit.changes}
+                )
+                reached("stale.removed")
         n_puts = sum(change.document is not None for change in unit.changes)
         self._documents += n_puts
         self._deletes += len(unit.changes) - n_puts
         self._passages += len(unit.points)
         self._reused += unit.reused
+        self._tokens += int(unit.tokenized.lengths.sum()) if unit.tokenized is not None else 0
         self.watermark = unit.watermark
         self._checkpoint(self.progress(unit.watermark))
+
+
+def _portions(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    portion: list[Document] = []
+    n_bytes = 0
+    for document in documents:
+        portion.append(document)
+        n_bytes += len(document.text)
+        if n_bytes >= SPLIT_BYTES:
+            yield portion
+            portion, n_bytes = [], 0
+    if portion:
+        yield portion
 
 
 def _point(passage: Passage, change: Change) -> Point:
@@ -331,17 +369,21 @@ def _put(into: queue.Queue[Any], item: object, stop: threading.Event) -> bool:
     return False
 
 
-def _acquire(room: threading.Semaphore, stop: threading.Event) -> bool:
-    """False when the pipeline stopped before there was room."""
+def _acquire(room: threading.Semaphore, stop: threading.Event, check: Callable[[], None]) -> bool:
+    """False when the pipeline stopped before there was room. Raises what check raises."""
     while not stop.is_set():
+        check()
         if room.acquire(timeout=0.05):
             return True
     return False
 
 
-def _get(source: queue.Queue[Any], stop: threading.Event) -> Any:
-    """None when the pipeline stopped, or at its end."""
+def _get(
+    source: queue.Queue[Any], stop: threading.Event, check: Callable[[], None] = lambda: None
+) -> Any:
+    """None when the pipeline stopped, or at its end. Raises what check raises."""
     while True:
+        check()
         try:
             return source.get(timeout=0.05)
         except queue.Empty:

@@ -15,6 +15,7 @@ from search.errors import LeaseLost, SearchError
 from search.serving import OpenGeneration
 from search.splitter import Splitter
 from training.errors import TrainingError
+from training.kill_points import reached
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> 
                 opened = opener.open(name)
                 try:
                     done[name] = sync_generation(data, opened, lease, until=head)
+                    reached("sync.generation")
                 finally:
                     opened.close()
             except LeaseLost:
@@ -141,7 +143,5 @@ def _nothing(watermark: int) -> ReplayProgress:
         passages=0,
         encoded=0,
         reused=0,
-        read_s=0.0,
-        encode_s=0.0,
-        write_s=0.0,
+        tokens=0,
     )

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from search import database as tables
 from search.database import Database
 from search.documents import Change, Document, content_hash, metadata_from_json, metadata_json
+from training.kill_points import reached
 
 _IDS_PER_QUERY = 500
 _TOMBSTONE: Mapping[str, object] = {
@@ -102,6 +103,8 @@ class Corpus:
             if rows:
                 connection.exec_driver_sql(self._put_sql, rows)
                 head = _advance_head(connection, head + len(rows))
+            reached("corpus.write")
+        reached("corpus.commit")
         return PutResult(
             added=len(new),
             changed=len(edited),
@@ -139,6 +142,8 @@ class Corpus:
                     ],
                 )
                 head = _advance_head(connection, head + len(gone))
+            reached("corpus.write")
+        reached("corpus.commit")
         return DeleteResult(deleted=len(gone), head_seq=head)
 
     def get(self, doc_id: str) -> Document | None:

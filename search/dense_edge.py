@@ -41,6 +41,7 @@ from search.payload import (
     check_same_spec,
     field_path,
 )
+from training.kill_points import reached
 
 OWNER_WAIT_S = 5.0  # for another process to close a collection that is created or dropped
 
@@ -100,6 +101,7 @@ class EdgeStore:
             with contextlib.suppress(FileNotFoundError):  # dropped by somebody else meanwhile
                 folder.rename(trash)
                 sync_folder(self._root)
+                reached("prune.trashed")
                 shutil.rmtree(trash, ignore_errors=True)  # what stays is swept at the next start
         finally:
             owner.release(remove=True)
@@ -138,8 +140,10 @@ class EdgeStore:
         CollectionFile(spec=spec, hnsw_ef=None).write(new)
         with contextlib.suppress(FileNotFoundError):
             folder.rmdir()  # an empty folder in the way
+        reached("collection.made")
         new.rename(folder)
         sync_folder(self._root)
+        reached("collection.named")
 
     def _load(self, folder: Path, owner: OwnerLock) -> EdgeCollection:
         described = read_collection_file(folder)

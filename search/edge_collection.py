@@ -41,6 +41,7 @@ from search.payload import (
     validate_query,
 )
 from search.walk_width import N_QUERIES, K, narrowest_width
+from training.kill_points import reached
 
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
@@ -201,6 +202,7 @@ class EdgeCollection:
                 self._shard.flush()
                 self._shard.optimize()
                 self._shard.flush()
+                reached("index.built")
                 self._hnsw_ef = narrowest_width(self._find, self._some_vectors(N_QUERIES))
             CollectionFile(spec=self._spec, hnsw_ef=self._hnsw_ef).write(self._folder)
 

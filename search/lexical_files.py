@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.errors import LexicalDamaged
+from training.kill_points import reached
 
 FORMAT = 1
 ALIGNMENT = 64  # bytes
@@ -74,6 +75,7 @@ def write_arrays(folder: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) ->
             end += len(padding) + len(raw)
         file.flush()
         os.fsync(file.fileno())
+    reached("lexical.arrays")
     return ArrayFile(name=path.name, n_bytes=end, crc32=crc, arrays=described)
 
 
@@ -128,8 +130,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(b"%08x " % zlib.crc32(body) + body)
         file.flush()
         os.fsync(file.fileno())
+    reached("lexical.manifest")
     fresh.replace(folder / "CURRENT")
     _sync_folder(folder)
+    reached("lexical.saved")
     wanted = {"CURRENT", "LOCK"}
     for kept in (manifest, previous):
         if kept is not None:

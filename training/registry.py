@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
+from training.kill_points import reached
 from training.model_card import CARD, render
 from training.model_description import ModelDescription, describe
 from training.model_files import files_to_keep, matters_for_vectors
@@ -251,6 +252,7 @@ class ModelRegistry:
                         f"{folder / name} changed while it was registered; wait until nothing "
                         "writes to it and register it again"
                     )
+            reached("model.copied")
             with self._locked():
                 if (stored := self.same(version)) is not None:
                     return stored
@@ -267,6 +269,7 @@ class ModelRegistry:
                     _sync_folder(place)
                 incoming.rename(path)
                 _sync_folder(self.root)
+                reached("model.named")
         for note in version.notes:
             log.warning("%s: %s", version, note)
         return replace(version, path=path)

@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.dev_set import DevSet
+from training.kill_points import reached
 from training.precision import DtypeName
 from training.step_precision import autocast, torch_dtype
 from training.training_recipe import Schedule, TrainingRecipe
@@ -248,6 +249,7 @@ class _Watch(TrainerCallback):
         del control
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero:
+            reached("training.checkpoint")
             (folder / COMPLETE).touch()
         self._saved_at = time.monotonic()
 
