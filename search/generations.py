@@ -22,6 +22,7 @@ from search.database import Database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
 from search.processes import process_may_live
 from search.recipe import FusionRecipe, Recipe
+from training.kill_points import reached
 
 State = Literal[
     "building",
@@ -126,6 +127,7 @@ class Catalog:
                     .returning(tables.generations.c.name)
                 ).scalar()
             _record_event(connection, "generation_recorded", name, {"model": recipe.model})
+        reached("generation.recorded")
         return self.get(name)
 
     def get(self, name: str) -> Generation:
@@ -191,7 +193,9 @@ class Catalog:
             ).rowcount
             if changed:
                 _record_event(connection, f"generation_{to}", name, {"reason": reason})
-                return
+        if changed:
+            reached("generation.moved")
+            return
         found = self.get(name).state
         if found != to:
             how = f"only from {', '.join(allowed)}" if allowed else "only by a cut-over"
@@ -205,6 +209,7 @@ class Catalog:
         """
         with self._database.write() as connection:
             move_watermark(connection, name, watermark, lease=lease, token=token)
+        reached("watermark.commit")
 
     def overrule(self, name: str, *, reason: str) -> None:
         """Let a generation that its gate refused go live all the same; who and why is recorded."""
@@ -252,6 +257,7 @@ class Catalog:
                 .where(tables.generations.c.name == name)
                 .values(verified=json.dumps(report))
             )
+        reached("verification.kept")
 
     # -- the switch --------------------------------------------------------------------------
 
@@ -268,6 +274,7 @@ class Catalog:
         with self._database.write() as connection:
             connection.execute(sa.delete(tables.cutover))
             connection.execute(sa.insert(tables.cutover).values(id=1, **values))
+        reached("cutover.requested")
 
     def withdraw_cut_over(self, token: int) -> None:
         with self._database.write() as connection:
@@ -343,6 +350,8 @@ class Catalog:
                 target,
                 {"from": expected_live, **(dict(detail) if detail else {})},
             )
+            reached("cutover.swap")
+        reached("cutover.swapped")
 
     # -- serving processes -------------------------------------------------------------------
 
