@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ class DataDirectory:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._on_store_wait: Callable[[str], None] | None = None
         self.path = settings.data_dir
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.database = open_database(settings.sql_url)
@@ -39,6 +41,12 @@ class DataDirectory:
         self.catalog = Catalog(self.database)
         self.journal = Journal(self.database)
         self.registry = ModelRegistry(self.path / "models")
+
+    def wait_for_store(self, on_wait: Callable[[str], None]) -> None:
+        """From its first use on, wait up to `store.patience_s` for a server that does not answer
+        instead of giving up at once. on_wait: told why, every half second; raises to end the wait.
+        """
+        self._on_store_wait = on_wait
 
     @cached_property
     def store(self) -> DenseStore:
@@ -49,6 +57,10 @@ class DataDirectory:
                 url=self.settings.store_url,
                 api_key=self.settings.store_api_key,
                 prefix=self.settings.store_prefix,
+                grpc=self.settings.store_grpc,
+                grpc_port=self.settings.store_grpc_port,
+                patience_s=self.settings.store_patience_s if self._on_store_wait else 0.0,
+                on_wait=self._on_store_wait or (lambda _reason: None),
             )
         from search.dense_edge import EdgeStore
 

@@ -61,6 +61,18 @@ class Settings:
     store_prefix: str = _setting(
         "store.prefix", "", "put before collection names, so that a server can be shared"
     )
+    store_grpc: Literal["auto", "on", "off"] = _setting(
+        "store.grpc", "auto", "talk gRPC, which is quicker; auto: when the REST port is 6333"
+    )
+    store_grpc_port: int = _setting(
+        "store.grpc_port", 6334, "gRPC port of the Qdrant server", low=1, high=65_535
+    )
+    store_patience_s: float = _setting(
+        "store.patience_s",
+        600.0,
+        "how long a build waits for a server that does not answer before it stops",
+        low=0,
+    )
     store_shards: int | None = _setting(
         "store.shards", None, "shards of a new collection; one a node unless given", low=1
     )

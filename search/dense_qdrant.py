@@ -7,7 +7,9 @@ in the collection's metadata (Qdrant ≥ 1.16).
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from qdrant_client import QdrantClient, models
 
@@ -26,6 +28,7 @@ from search.qdrant_calls import QdrantCalls
 from search.qdrant_collection import QdrantCollection
 
 SPEC = "reindexer"  # key of the spec in the collection's metadata
+REST_PORT, GRPC_PORT = 6333, 6334  # a server's own choice
 MIN_SERVER = (1, 16)  # collection metadata, conditional upserts, ACORN
 BULK_LOAD = 0  # indexing threshold of a collection that is being filled: build no HNSW graph
 
@@ -49,24 +52,36 @@ class QdrantStore:
         client: QdrantClient | None = None,
         prefix: str = "",
         alias: str = "docs-live",
-        prefer_grpc: bool = True,
+        grpc: Literal["auto", "on", "off"] = "auto",
+        grpc_port: int = GRPC_PORT,
         timeout_s: int = 60,
+        patience_s: float = 0.0,
+        on_wait: Callable[[str], None] = lambda _reason: None,
         ready_poll_s: float = 0.5,
         ready_stall_s: float = 600.0,
     ) -> None:
-        """url: of the server's REST port; gRPC is expected at 6334. client: used as it is and left
-        open, url and api_key are then not read. prefix: put before every collection's name and the
-        alias, so that several installations can share a server. Nothing is sent yet.
+        """url: of the server's REST port. client: used as it is and left open, url and api_key are
+        then not read. prefix: put before every collection's name and the alias, so that several
+        installations can share a server. grpc: auto uses gRPC, which is quicker, when the REST port
+        is the usual one; else the server at grpc_port may be another one. patience_s, on_wait: see
+        `QdrantCalls`. Nothing is sent yet.
         """
         self._owns_client = client is None
         self._client = client or QdrantClient(
             url=url,
             api_key=api_key,
-            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            prefer_grpc=grpc == "on" or (grpc == "auto" and _has_usual_port(url)),
             timeout=timeout_s,
             check_compatibility=False,  # a request and a warning; _check_version does better
         )
-        self._calls = QdrantCalls(self._client, url or "the given client", api_key)
+        self._calls = QdrantCalls(
+            self._client,
+            url or "the given client",
+            api_key,
+            patience_s=patience_s,
+            on_wait=on_wait,
+        )
         self._prefix = prefix
         self._alias = prefix + alias
         self._poll_s = ready_poll_s
@@ -223,6 +238,10 @@ class QdrantStore:
                 "conditional upserts): update the server"
             )
         self._version_checked = True
+
+
+def _has_usual_port(url: str | None) -> bool:
+    return (urlsplit(url or "").port or REST_PORT) == REST_PORT
 
 
 def _payload_indexes(spec: CollectionSpec) -> dict[str, Any]:

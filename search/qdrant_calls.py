@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,8 +17,11 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from search.errors import CollectionMissing, SearchError, StoreError, StoreUnavailable
 
-ATTEMPTS = 4
+ATTEMPTS = 4  # of a request at least
+HURRIED_ATTEMPTS = 2  # of a request that a query waits for: the second on a fresh connection
 FIRST_PAUSE_S = 0.2  # doubles; each pause is a random share of it, so that many do not come at once
+LONGEST_PAUSE_S = 5.0
+NOTICE_S = 0.5  # in a pause, how often who waits is asked whether to go on waiting
 
 _GRPC_UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -32,28 +37,59 @@ _GRPC_NO_ACCESS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_D
 class QdrantCalls:
     """Calls a client's methods by name. Safe to use from several threads."""
 
-    def __init__(self, client: QdrantClient, url: str, api_key: str | None) -> None:
+    def __init__(
+        self,
+        client: QdrantClient,
+        url: str,
+        api_key: str | None,
+        *,
+        patience_s: float = 0.0,
+        on_wait: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        """patience_s: how long a store that is unavailable is asked again, beyond the few attempts
+        that every request gets. on_wait: told why, every half second; raises to end the wait."""
         self._client = client
         self._api_key = api_key
+        self._patience_s = patience_s
+        self._on_wait = on_wait
         self.where = _without_credentials(url)
 
-    def run(self, method: str, **arguments: Any) -> Any:
-        """The method's own result. A store that is unavailable is asked up to four times, which no
-        request minds: upserts are conditional, the rest comes out the same the second time.
+    def run(self, method: str, *, hurry: bool = False, **arguments: Any) -> Any:
+        """The method's own result. A store that is unavailable is asked again, which no request
+        minds: upserts are conditional, the rest comes out the same the second time.
 
+        hurry: a query waits for this, and can do without rather than wait; patience comes first.
         Raises StoreUnavailable, CollectionMissing or StoreError.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        attempts = HURRIED_ATTEMPTS if hurry else ATTEMPTS
+        began = time.monotonic()
+        for attempt in itertools.count(1):
             try:
                 return getattr(self._client, method)(**arguments)
             except Exception as error:
                 failure = self._mapped(error, method, arguments.get("collection_name"))
                 if attempt > 1 and method == "create_collection" and _already_there(error):
                     return True  # the first attempt had arrived, only its answer got lost
-                if attempt == ATTEMPTS or not isinstance(failure, StoreUnavailable):
+                if not isinstance(failure, StoreUnavailable):
                     raise failure from error
-            time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
+                waited_s = time.monotonic() - began
+                if attempt >= attempts and waited_s >= self._patience_s:
+                    raise failure from error
+                asked_s = error.retry_after_s if isinstance(error, ResourceExhaustedResponse) else 0
+            longest_s = min(FIRST_PAUSE_S * 2 ** min(attempt - 1, 10), LONGEST_PAUSE_S)
+            pause_s = longest_s * random.uniform(0.5, 1.0)
+            if self._patience_s > 0:  # who is in haste would rather hear of it than wait so long
+                pause_s = min(max(pause_s, asked_s), max(pause_s, self._patience_s - waited_s))
+                self._wait(pause_s, str(failure))
+            else:
+                time.sleep(pause_s)
         raise AssertionError("unreachable")
+
+    def _wait(self, seconds: float, reason: str) -> None:
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            self._on_wait(reason)
+            time.sleep(min(left_s, NOTICE_S))
 
     def _mapped(self, error: Exception, method: str, collection: str | None) -> SearchError:
         on = f" on collection {collection!r}" if collection else ""
@@ -97,7 +133,8 @@ class QdrantCalls:
     def _unavailable(self, what: str, reason: str) -> StoreUnavailable:
         return StoreUnavailable(
             f"{what}: no answer ({self._text(reason)}); check that the server runs, is not "
-            "overloaded, and that its REST port and its gRPC port (6334) can be reached"
+            "overloaded, and that its REST port and its gRPC port can be reached (store.url, "
+            "store.grpc_port; store.grpc = off does without the second)"
         )
 
     def _no_access(self, what: str, code: str) -> StoreError:

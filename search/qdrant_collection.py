@@ -40,6 +40,7 @@ from search.qdrant_calls import QdrantCalls
 WRITE_BYTES = 2_000_000  # vectors a request carries, about
 POINTS_A_WRITE = 256
 DOC_IDS_A_REQUEST = 256
+QUERY_TIMEOUT_S = 5  # an answer from one leg now is better than one from both later
 READY_LOOKS = 3  # times in a row the optimizers must look idle: they start a moment after a change
 
 
@@ -140,6 +141,8 @@ class QdrantCollection:
         def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
             scored = self._calls.run(
                 "query_points",
+                hurry=not exact,
+                timeout=None if exact else QUERY_TIMEOUT_S,
                 collection_name=self._physical,
                 query=query,
                 limit=limit,
@@ -266,6 +269,8 @@ class QdrantCollection:
         """By the server's estimate."""
         passing = self._calls.run(
             "count",
+            hurry=True,
+            timeout=QUERY_TIMEOUT_S,
             collection_name=self._physical,
             count_filter=models.Filter(must=must),
             exact=False,

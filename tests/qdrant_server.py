@@ -1,7 +1,7 @@
 """A stand-in for a Qdrant server that several processes can share, and that fails when told to.
 
     with QdrantServer() as server:
-        store = QdrantStore(url=server.url, prefer_grpc=False)
+        store = QdrantStore(url=server.url)
         server.fail("status", status=503, times=2)
 
 It is a process of its own (`python -m tests.qdrant_server`), which ends with the process that
@@ -108,7 +108,7 @@ class QdrantServer:
         self._order("clear", {})
 
     def requests(self, pattern: str = "") -> int:
-        """How many requests came whose "METHOD /path" contains the pattern, failed ones included."""
+        """How many requests came whose "METHOD /path" contains the pattern, also failed ones."""
         counts: dict[str, int] = self._order("counts", {})
         return sum(count for request, count in counts.items() if re.search(pattern, request))
 

@@ -51,7 +51,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseStore
     elif request.param == "stand-in":
         server: QdrantServer = request.getfixturevalue("stand_in")
         server.clear()
-        over_rest = QdrantStore(url=server.url, prefer_grpc=False, ready_poll_s=0.001)
+        over_rest = QdrantStore(url=server.url, grpc="off", ready_poll_s=0.001)
         yield over_rest
         over_rest.close()
     else:

@@ -101,7 +101,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 def store_at(url: str, **options: Any) -> QdrantStore:
-    return QdrantStore(url=url, api_key=KEY, prefer_grpc=False, **options)
+    return QdrantStore(url=url, api_key=KEY, grpc="off", **options)
 
 
 def test_nothing_listening_is_unavailable_and_names_the_place_without_secrets() -> None:
