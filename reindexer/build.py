@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from reindexer import logs
 from reindexer.build_job import EXIT_PAUSED, BuildJob
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.errors import BuildFailed, LeaseHeld
@@ -54,6 +55,7 @@ class BuildRun:
         self._base = self._build  # counters when this run began
         self._began = time.monotonic()
         self._asked_to_stop = False
+        self._told: str | None = None  # why the store is waited for
 
     def ask_to_stop(self, *_signal: object) -> None:
         """Stop at the next checkpoint; the build is paused and can be resumed."""
@@ -186,7 +188,20 @@ class BuildRun:
             reused=base.reused + progress.reused,
             docs_per_s=progress.documents / elapsed if elapsed > 0 else 0.0,
             busy_s=base.busy_s + elapsed,
+            reason=None,
         )
+        self._told = None
+        self._stop_if_wanted()
+
+    def store_is_away(self, reason: str) -> None:
+        """Goes on waiting for the store, unless somebody wants this build to stop."""
+        if self._told is None:
+            log.warning("the build waits for the store: %s", reason)
+            self._told = f"waiting for the store: {reason}"
+            self._data.journal.update_build(self._build.build_id, reason=self._told)
+        self._stop_if_wanted()
+
+    def _stop_if_wanted(self) -> None:
         wanted = "pause" if self._asked_to_stop else self._wanted()
         if wanted is not None:
             raise _Stopped(wanted)
@@ -203,6 +218,7 @@ def run_job(job: BuildJob) -> int:
     """The whole life of the child process; returns its exit code."""
     with open_data_directory(job.read_settings()) as data:
         run = BuildRun(data, job)
+        data.wait_for_store(run.store_is_away)
         signal.signal(signal.SIGTERM, run.ask_to_stop)
         signal.signal(signal.SIGINT, run.ask_to_stop)
         build = data.journal.build_of(job.generation)
@@ -249,8 +265,9 @@ def main() -> int:
     """Entry point of the child process."""
     die_with_parent(int(sys.argv[1]))
     job = BuildJob.from_json(sys.stdin.read())
-    logging.basicConfig(level=job.log_level, format="%(levelname)s %(message)s", stream=sys.stderr)
-    return run_job(job)
+    logs.configure(job.log_format, job.log_level)
+    with logs.known(generation=job.generation):
+        return run_job(job)
 
 
 if __name__ == "__main__":
