@@ -63,6 +63,8 @@ class Point:
     start: int  # first character in Document.text
     end: int  # one past the last
     metadata: Mapping[str, Value]
+    # Of its vector, text and model (`search.vector_mark`); None for a point without one.
+    mark: float | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:

@@ -29,6 +29,7 @@ from search.errors import CollectionDamaged, InvalidQuery, SpaceMismatch, StoreE
 
 DOC_ID = "doc_id"
 SEQ = "seq"
+MARK = "mark"
 METADATA = "metadata"  # an object of its own, so that no field of a document can collide with ours
 ODD = "odd"  # names of the metadata fields whose index is for another kind of value
 HIT_FIELDS = [DOC_ID, "number", "start", "end", SEQ]
@@ -64,6 +65,8 @@ def to_payload(point: Point, indexed: Mapping[str, FieldType]) -> dict[str, Any]
         "start": point.start,
         "end": point.end,
     }
+    if point.mark is not None:
+        payload[MARK] = point.mark
     if point.metadata:
         payload[METADATA] = {
             _RESERVED.sub(_escape, name): list(value) if isinstance(value, tuple) else value
@@ -93,6 +96,7 @@ def to_point(payload: Payload) -> Point:
             start=fields["start"],
             end=fields["end"],
             metadata=metadata_of(fields),
+            mark=fields.get(MARK),
         )
     except KeyError as error:
         raise _foreign(error) from None
