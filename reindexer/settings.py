@@ -163,6 +163,28 @@ class Settings:
     sync_interval_s: float = _setting(
         "serve.sync_interval_s", 0.2, "how often the service looks for changes", low=0.01
     )
+    run_worker: bool = _setting(
+        "serve.worker", True, "whether the service does scheduled and queued work itself"
+    )
+    drain_s: float = _setting(
+        "worker.drain_s",
+        20.0,
+        "how long a worker that ends waits for its build to pause at a checkpoint",
+        low=0,
+    )
+    resume_after_s: float = _setting(
+        "worker.resume_after_s",
+        10.0,
+        "how long a build stands still, its process gone, until a worker goes on with it",
+        low=0,
+    )
+    compact_below: float = _setting(
+        "compact.below",
+        0.8,
+        "share of the live passages in the ANN index under which the live generation is compacted",
+        low=0,
+        high=1,
+    )
     require_keys: bool = _setting(
         "serve.require_keys",
         False,
@@ -261,6 +283,19 @@ class Settings:
             }
             for item in _settings()
         ]
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Variables that give another process these settings; none for what has no value."""
+    values = {
+        environment_variable(item.metadata["key"]): getattr(settings, item.name)
+        for item in _settings()
+    }
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def environment_variable(key: str) -> str:

@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 
-def process_name() -> str:
-    """host:pid:start, unique to this process even when the pid is used again."""
-    pid = os.getpid()
+def process_name(pid: int | None = None) -> str:
+    """host:pid:start, unique to this process, or another of this host, even when the pid is used
+    again."""
+    pid = os.getpid() if pid is None else pid
     return f"{_host()}:{pid}:{_start_of(pid)}"
 
 
@@ -33,6 +34,17 @@ def describe_process(name: str) -> str:
     host, _, rest = name.partition(":")
     pid = rest.partition(":")[0]
     return f"process {pid} on {host.partition('/')[0]}" if pid else "another process"
+
+
+def short_process(name: str) -> str:
+    """host:pid, for a line that has no room for more."""
+    host, _, rest = name.partition(":")
+    return f"{host.partition('/')[0]}:{rest.partition(':')[0]}"
+
+
+def is_on_this_machine(name: str) -> bool:
+    """Whether the named process shares this host (and container) with this one."""
+    return name.partition(":")[0] == _host()
 
 
 def _host() -> str:
