@@ -7,25 +7,31 @@ JSON object on standard input; everything this process has to say goes into the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reindexer import logs
-from reindexer.build_job import EXIT_PAUSED, BuildJob
+from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.errors import BuildFailed, LeaseHeld
-from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Build
+from reindexer.governor import BuildStopped, Governor, Pace
+from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.quality import check_quality
 from reindexer.replay import Replay, ReplayProgress
+from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.verify import Verification, verify_structure
 from search.dense import DenseCollection
-from search.errors import LeaseLost
+from search.errors import LeaseLost, SearchError
 from search.generations import Generation
 from search.searcher import Searcher
 from search.serving import OpenGeneration
@@ -38,13 +44,6 @@ CATCH_UP_ROUNDS = 20
 _PR_SET_PDEATHSIG = 1
 
 
-class _Stopped(Exception):
-    """Somebody asked this build to pause or to be cancelled."""
-
-    def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
-
-
 class BuildRun:
     """One run of a build: from its checkpoint as far as it gets."""
 
@@ -55,15 +54,17 @@ class BuildRun:
         self._base = self._build  # counters when this run began
         self._began = time.monotonic()
         self._asked_to_stop = False
+        self._clock = StageClock(self._build.stages)
+        self._batches: Callable[[], int] = lambda: 0  # of this run
         self._told: str | None = None  # why the store is waited for
 
     def ask_to_stop(self, *_signal: object) -> None:
-        """Stop at the next checkpoint; the build is paused and can be resumed."""
+        """Stop before the next batch; the build is paused and can be resumed."""
         self._asked_to_stop = True
 
     def run(self) -> Verification:
         """Build, catch up, index, verify; leaves the generation `ready`, or `failed` when the gate
-        refused it. Raises _Stopped at a checkpoint when asked to stop."""
+        refused it. Raises BuildStopped between two batches when asked to stop."""
         data, name = self._data, self._job.generation
         generation = data.catalog.get(name)
         if generation.state == "ready":
@@ -72,20 +73,29 @@ class BuildRun:
         encoder = data.encoder(generation)
         collection = self._open_collection(generation)
         opener = Opener(data, writable=False)
+        governor = self._governor(encoder.workers)
         try:
-            replay = Replay(
-                corpus=data.corpus,
-                collection=collection,
-                encoder=encoder,
-                splitter=Splitter(generation.recipe.splitter, encoder),
-                window=data.settings.window,
-                checkpoint=self._checkpoint,
-            )
-            self._replay_to_head(replay)
-            reached("index.begin")
-            collection.finish()
-            reached("index.finished")
-            self._catch_up(replay)
+            with governor:
+                splitter = Splitter(
+                    generation.recipe.splitter, TimedTokenizer(encoder, self._clock)
+                )
+                replay = Replay(
+                    corpus=data.corpus,
+                    collection=collection,
+                    encoder=encoder,
+                    splitter=splitter,
+                    window=data.settings.window,
+                    checkpoint=self._checkpoint,
+                    check=governor.check,
+                    turn=governor.turn,
+                    clock=self._clock,
+                )
+                self._replay_to_head(replay)
+                reached("index.begin")
+                with self._clock.timed("finish"):
+                    collection.finish()
+                reached("index.finished")
+                self._catch_up(replay)
             if data.catalog.get(name).state == "catching_up":
                 data.catalog.move(name, "verifying")
             self._save_lexical(generation)
@@ -104,10 +114,12 @@ class BuildRun:
                     corpus=data.corpus,
                 ),
             )
-            return self._verify(opened)
+            with self._clock.timed("verify"):
+                return self._verify(opened)
         finally:
             opener.close()
             collection.close()
+            self._keep(pace=None, pace_reason=None)
 
     # -- the parts, in order -------------------------------------------------------------------
 
@@ -172,6 +184,30 @@ class BuildRun:
 
     # -- progress ------------------------------------------------------------------------------
 
+    def _governor(self, workers: int) -> Governor:
+        data, settings = self._data, self._data.settings
+        pace = Pace(target_ms=settings.p99_target_ms, lowest=settings.governor_min_pace)
+        governor = Governor(
+            wanted=self._wanted,
+            serving=data.catalog.serving,
+            pace=pace if settings.governor_enabled else None,
+            workers=workers,
+            on_change=lambda share, reason: self._keep(pace=share, pace_reason=reason),
+            on_yield=self._yielded,
+        )
+        self._batches = lambda: governor.batches
+        return governor
+
+    def _yielded(self, seconds: float) -> None:
+        self._clock.add("yield", seconds)
+        self._clock.add("encode", -seconds)  # it rests inside encoding, which is timed as a whole
+
+    def _keep(self, **values: Any) -> None:
+        """What people look at beside the progress; a build does not fail for it."""
+        with contextlib.suppress(SearchError):
+            stages = json.dumps(self._clock.seconds())
+            self._data.journal.update_build(self._build.build_id, stages=stages, **values)
+
     def _checkpoint(self, progress: ReplayProgress) -> None:
         elapsed = time.monotonic() - self._began
         base = self._base
@@ -188,6 +224,9 @@ class BuildRun:
             reused=base.reused + progress.reused,
             docs_per_s=progress.documents / elapsed if elapsed > 0 else 0.0,
             busy_s=base.busy_s + elapsed,
+            tokens=base.tokens + progress.tokens,
+            batches=self._build.batches + self._batches(),
+            stages=json.dumps(self._clock.seconds()),
             reason=None,
         )
         self._told = None
@@ -202,11 +241,13 @@ class BuildRun:
         self._stop_if_wanted()
 
     def _stop_if_wanted(self) -> None:
-        wanted = "pause" if self._asked_to_stop else self._wanted()
+        wanted = self._wanted()
         if wanted is not None:
-            raise _Stopped(wanted)
+            raise BuildStopped(wanted)
 
     def _wanted(self) -> str | None:
+        if self._asked_to_stop:
+            return "pause"
         return self._data.journal.build_of(self._job.generation).wanted
 
     def _flush_progress(self) -> None:
@@ -224,8 +265,8 @@ def run_job(job: BuildJob) -> int:
         build = data.journal.build_of(job.generation)
         try:
             report = run.run()
-        except _Stopped as stopped:
-            _stopped(data, build, stopped.wanted)
+        except BuildStopped as stopped:
+            record_stop(data, build, stopped.wanted)
             return EXIT_PAUSED
         except LeaseLost as error:
             log.error("%s", error)
@@ -243,14 +284,6 @@ def run_job(job: BuildJob) -> int:
         data.catalog.move(job.generation, "failed", reason=reason)
         data.journal.update_build(build.build_id, state="failed", reason=f"gate refused: {reason}")
         return 3
-
-
-def _stopped(data: DataDirectory, build: Build, wanted: str) -> None:
-    if wanted == "cancel":
-        data.journal.update_build(build.build_id, state="cancelled", wanted=None)
-        data.catalog.move(build.generation, "failed", reason="cancelled")
-    else:
-        data.journal.update_build(build.build_id, state="paused", wanted=None)
 
 
 def die_with_parent(parent: int) -> None:

@@ -7,9 +7,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from reindexer.logs import LogFormat
 from reindexer.settings import Settings
+
+if TYPE_CHECKING:
+    from reindexer.data_directory import DataDirectory
+    from reindexer.journal import Build
 
 EXIT_PAUSED = 10  # of the child process: stopped at a checkpoint because somebody asked
 
@@ -25,6 +30,8 @@ class BuildJob:
     eval_split: str = "test"
     log_level: int = logging.WARNING
 
+    log_format: LogFormat = "console"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
 
@@ -36,3 +43,12 @@ class BuildJob:
         values = dict(self.settings)
         values["data_dir"] = Path(values["data_dir"])
         return Settings(**values)
+
+
+def record_stop(data: DataDirectory, build: Build, wanted: str) -> None:
+    """The build has stopped because somebody asked for it; its checkpoint stays."""
+    if wanted == "cancel":
+        data.journal.update_build(build.build_id, state="cancelled", wanted=None)
+        data.catalog.move(build.generation, "failed", reason="cancelled")
+    else:
+        data.journal.update_build(build.build_id, state="paused", wanted=None)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reindexer.build_job import EXIT_PAUSED, BuildJob
+from reindexer import logs
+from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
 from reindexer.cutover import check_trained_better, cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
@@ -29,6 +30,7 @@ from training.errors import ModelNotFound
 from training.registry import ModelVersion
 
 POLL_S = 0.1
+DEAF_S = 1.2  # a child that has not stopped so long after it was asked to is ended
 STOP_S = 60.0  # a child that was asked to stop gets so long before it is killed
 FIELD_SAMPLE = 2_000
 MAX_FILTER_FIELDS = 32
@@ -303,6 +305,7 @@ def run_build(
         eval_dir=str(evaluation.directory) if evaluation is not None else None,
         eval_split=evaluation.split if evaluation is not None else "test",
         log_level=logging.getLogger().getEffectiveLevel(),
+        log_format=logs.current_format(),
     )
     child = subprocess.Popen(
         [sys.executable, "-m", "reindexer.build", str(os.getpid())],
@@ -314,9 +317,17 @@ def run_build(
         assert child.stdin is not None
         child.stdin.write(job.to_json().encode("utf-8"))
         child.stdin.close()
+        asked_at: float | None = None  # when somebody's wish to stop the build was first seen
         while child.poll() is None:
             lease.check()
-            on_progress(data.journal.build_of(generation.name))
+            build = data.journal.build_of(generation.name)
+            on_progress(build)
+            if build.wanted is not None:
+                asked_at = asked_at or time.monotonic()
+                if time.monotonic() - asked_at > DEAF_S:
+                    _end_deaf(child)
+                    record_stop(data, build, build.wanted)
+                    return _outcome(data, data.journal.build_of(generation.name), EXIT_PAUSED)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
     except BaseException:
@@ -350,6 +361,13 @@ def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
         f"build {build.build_id} of {build.generation} stopped: {reason}. Its checkpoint is kept; "
         "go on with `reindexer resume`"
     )
+
+
+def _end_deaf(child: subprocess.Popen[bytes]) -> None:
+    """End a child that does not hear: finishing the graph stops its every thread, and one batch of
+    a large model may take longer than a person waits. Its checkpoint is kept, as after any kill."""
+    child.kill()
+    child.wait()
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -21,6 +21,7 @@ from search import database as tables
 from search.database import Database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
 from search.processes import process_may_live
+from search.query_times import QueryLoad
 from search.recipe import FusionRecipe, Recipe
 from training.kill_points import reached
 
@@ -74,6 +75,7 @@ class ServingProcess:
     prepared: str | None  # loaded, warmed and caught up: can switch to it at once
     problem: str | None  # why it cannot prepare
     seen_at: float  # Unix seconds
+    load: QueryLoad | None = None  # of its last seconds; None when nobody asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,6 +365,7 @@ class Catalog:
         generation: str | None,
         prepared: str | None,
         problem: str | None,
+        load: QueryLoad | None = None,
     ) -> None:
         now = time.time()
         values = {
@@ -371,6 +374,9 @@ class Catalog:
             "prepared": prepared,
             "problem": problem,
             "seen_at": now,
+            "queries_per_s": load.queries_per_s if load is not None else None,
+            "p50_ms": load.p50_ms if load is not None else None,
+            "p99_ms": load.p99_ms if load is not None else None,
         }
         with self._database.write() as connection:
             connection.execute(
@@ -400,6 +406,11 @@ class Catalog:
                 prepared=row.prepared,
                 problem=row.problem,
                 seen_at=row.seen_at,
+                load=None
+                if row.p99_ms is None
+                else QueryLoad(
+                    queries_per_s=row.queries_per_s, p50_ms=row.p50_ms, p99_ms=row.p99_ms
+                ),
             )
             for row in rows
             if process_may_live(row.name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from search.errors import NoLiveGeneration
 from search.generations import Catalog, Generation, Pointers
+from search.query_times import QueryLoad
 from search.recipe import FusionRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -70,13 +71,15 @@ class SearcherManager:
         *,
         name: str,
         address: str,
+        load: Callable[[], QueryLoad | None] = lambda: None,
     ) -> None:
         """open_generation loads a generation by name; it runs in a thread of its own and may take
-        as long as a model takes to load."""
+        as long as a model takes to load. load: of the last seconds, for the heartbeat."""
         self._catalog = catalog
         self._open = open_generation
         self._name = name
         self._address = address
+        self._load = load
         self._lock = threading.Lock()
         self._opened: dict[str, OpenGeneration] = {}
         self._users: dict[str, int] = {}
@@ -261,5 +264,6 @@ class SearcherManager:
             generation=current,
             prepared=prepared,
             problem=problem,
+            load=self._load(),
         )
         self._last_heartbeat, self._last_shown = now, shown

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -28,13 +29,23 @@ class WordEncoder:
         self.max_tokens = max_tokens
         self.fingerprint = f"{seed:064x}"
         self.device = "cpu"
+        self.workers = 1
         self.n_encoded = 0  # passages, over the life of this encoder
         self.fails_on: str | None = None  # a word that it cannot encode
 
     def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
         return TokenizedTexts.of([[_BEGIN, *map(_id, text.split())] for text in texts])
 
-    def encode_tokenized(self, tokenized: TokenizedTexts) -> FloatMatrix:
+    def encode_tokenized(
+        self,
+        tokenized: TokenizedTexts,
+        *,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> FloatMatrix:
+        with turn():
+            return self._encode(tokenized)
+
+    def _encode(self, tokenized: TokenizedTexts) -> FloatMatrix:
         rows = [tokenized.row(at).tolist() for at in range(len(tokenized))]
         for index, row in enumerate(rows):
             if self.fails_on is not None and _id(self.fails_on) in row:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -109,6 +109,11 @@ class Encoder:
         return self._documents.whole
 
     @property
+    def workers(self) -> int:
+        """Batches that are encoded side by side."""
+        return self._cores.workers if self._cores is not None else 1
+
+    @property
     def max_batch_tokens(self) -> int:
         """Padded tokens of one batch, as it stands now."""
         return self._budget
@@ -130,11 +135,19 @@ class Encoder:
         longer than max_tokens."""
         return self._documents.tokenize(texts)
 
-    def encode_tokenized(self, tokenized: TokenizedTexts) -> FloatMatrix:
+    def encode_tokenized(
+        self,
+        tokenized: TokenizedTexts,
+        *,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> FloatMatrix:
         """(len(tokenized), dim) for what tokenize_documents gave; nothing is cut.
 
+        turn: entered around each batch, in the thread that encodes it; it may wait, and it may
+        raise to give up what has not begun.
+
         Raises EncodingFailed, with the position of the text in `index`, also for a text that is
-        longer than max_tokens.
+        longer than max_tokens, and what `turn` raises.
         """
         too_long = np.flatnonzero(tokenized.lengths > self.max_tokens)
         if len(too_long):
@@ -144,7 +157,7 @@ class Encoder:
                 f"{self.max_tokens:,}; split it first",
                 index=index,
             )
-        return self._encode(tokenized)
+        return self._encode(tokenized, turn)
 
     def _check_prompts(self) -> None:
         for tokenizer in (self._queries, self._documents):
@@ -158,7 +171,11 @@ class Encoder:
 
     # -- batches -----------------------------------------------------------------------------
 
-    def _encode(self, tokenized: TokenizedTexts) -> FloatMatrix:
+    def _encode(
+        self,
+        tokenized: TokenizedTexts,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> FloatMatrix:
         """Longest texts first: neighbours are of one length, so hardly anything is padded, and a
         batch that does not fit in memory shows at once."""
         vectors = np.zeros((len(tokenized), self.dim), dtype=np.float32)
@@ -168,7 +185,7 @@ class Encoder:
         while len(rows):
             budget = self._budget
             batches = cut_batches(rows, lengths[rows], budget)
-            run = partial(self._try_batch, tokenized, budget)
+            run = partial(self._take_turn, turn, tokenized, budget)
             found = self._cores.map(run, batches) if self._cores else map(run, batches)
             missed = []
             for batch, batch_vectors in zip(batches, found, strict=True):
@@ -178,6 +195,16 @@ class Encoder:
                     vectors[batch] = batch_vectors
             rows = np.concatenate(missed) if missed else rows[:0]
         return vectors
+
+    def _take_turn(
+        self,
+        turn: Callable[[], AbstractContextManager[object]],
+        tokenized: TokenizedTexts,
+        budget: int,
+        rows: NDArray[np.int64],
+    ) -> FloatMatrix | None:
+        with turn():
+            return self._try_batch(tokenized, budget, rows)
 
     def _try_batch(
         self, tokenized: TokenizedTexts, budget: int, rows: NDArray[np.int64]
