@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from search.corpus import Corpus
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.documents import Change, Document, Passage
 from search.splitter import Splitter
+from search.vector_mark import vector_marks
 from training.errors import EncodingFailed
 from training.kill_points import reached
 
@@ -44,6 +45,7 @@ class ReplayProgress:
     encoded: int  # passages that went through the model
     reused: int  # passages whose stored vector was kept
     tokens: int  # of the passages that went through the model
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds; they overlap
 
 
 @dataclass(slots=True)
@@ -229,9 +231,13 @@ class Replay:
         if not keep:
             return unit
         assert unit.tokenized is not None
+        kept = [  # a mark stays with its vector: a new one would vouch for whatever is stored
+            replace(unit.points[at], mark=stored[row].mark)
+            for at, row in zip(keep, rows, strict=True)
+        ]
         return replace(
             unit,
-            points=[unit.points[at] for at in keep + encode],
+            points=kept + [unit.points[at] for at in encode],
             vectors=vectors[rows],
             reused=len(keep),
             passages=[unit.passages[at] for at in encode],
@@ -259,7 +265,13 @@ class Replay:
             raise EncodingFailed(
                 f"document {passage.doc_id!r}, passage {passage.number}: {error}"
             ) from error
+        unit.points[unit.reused :] = self._marked(unit.points[unit.reused :], encoded)
         return np.concatenate([reused, encoded]) if len(reused) else encoded
+
+    def _marked(self, points: Sequence[Point], vectors: FloatMatrix) -> list[Point]:
+        text_hashes = [point.text_hash for point in points]
+        marks = vector_marks(self._encoder.fingerprint, text_hashes, vectors).tolist()
+        return [replace(point, mark=mark) for point, mark in zip(points, marks, strict=True)]
 
 
 class _Writer(threading.Thread):
@@ -296,6 +308,7 @@ class _Writer(threading.Thread):
             encoded=self._passages - self._reused,
             reused=self._reused,
             tokens=self._tokens,
+            stages=self._clock.seconds(),
         )
 
     def run(self) -> None:
