@@ -72,6 +72,14 @@ class Point:
         return str(point_id(self.doc_id, self.number))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How the engine itself says that it keeps a collection, whatever its spec asked for."""
+
+    metric: str  # cosine
+    indexed_paths: frozenset[str] | None  # of the payload; None where the engine has no indexes
+
+
 class DenseHit(NamedTuple):
     """A document and its best passage."""
 
@@ -141,6 +149,10 @@ class DenseCollection(Protocol):
         small to need one."""
         ...
 
+    def layout(self) -> Layout:
+        """What the engine made of the spec."""
+        ...
+
     def finish(self) -> None:
         """Build the ANN index and restore search settings; blocks until it is ready. For `edge`
         this stops the whole process for its length: call it in a child process only."""
@@ -186,6 +198,10 @@ class DenseStore(Protocol):
 
     def set_alias(self, name: str) -> None:
         """Point the live alias at a collection (for outsiders; search itself never asks it)."""
+        ...
+
+    def version(self) -> str:
+        """Of the engine. Raises StoreError when it lacks something that is needed."""
         ...
 
     def disk_bytes(self, name: str) -> int | None:

@@ -11,6 +11,7 @@ process leaves of either is called `.new-…` or `.trash-…` and is cleared awa
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -111,6 +112,9 @@ class EdgeStore:
 
     def set_alias(self, name: str) -> None:
         """Embedded collections have no outsiders, hence no alias."""
+
+    def version(self) -> str:
+        return importlib.metadata.version("qdrant-edge-py")
 
     def disk_bytes(self, name: str) -> int | None:
         """Bytes that the collection's files take up on disk."""

@@ -159,6 +159,17 @@ class QdrantStore:
             change_aliases_operations=[delete, create] if self.alias() else [create],
         )
 
+    def version(self) -> str:
+        version = str(self._calls.run("info").version)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < MIN_SERVER:
+            raise StoreError(
+                f"the Qdrant server at {self._calls.where} is version {version}; "
+                f"{MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed (collection metadata and "
+                "conditional upserts): update the server"
+            )
+        return version
+
     def disk_bytes(self, name: str) -> int | None:
         """The server does not tell."""
         del name
@@ -229,14 +240,7 @@ class QdrantStore:
         """Once a store. An older server takes what it does not know and ignores it, silently."""
         if self._version_checked:
             return
-        version = str(self._calls.run("info").version)
-        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if numbers < MIN_SERVER:
-            raise StoreError(
-                f"the Qdrant server at {self._calls.where} is version {version}; "
-                f"{MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed (collection metadata and "
-                "conditional upserts): update the server"
-            )
+        self.version()
         self._version_checked = True
 
 

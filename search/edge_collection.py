@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,15 @@ import numpy as np
 import qdrant_edge as engine
 
 from search.collection_file import CollectionFile
-from search.dense import CollectionSpec, DenseHit, FieldType, FloatMatrix, FloatVector, Point
+from search.dense import (
+    CollectionSpec,
+    DenseHit,
+    FieldType,
+    FloatMatrix,
+    FloatVector,
+    Layout,
+    Point,
+)
 from search.documents import Filter
 from search.errors import SearchError, StoreError, StoreLocked
 from search.owner_lock import OwnerLock
@@ -193,6 +202,16 @@ class EdgeCollection:
         if outside * self._spec.dim * 4 <= INDEX_FROM_KB * 1024:
             return 1.0
         return 1.0 - outside / info.points_count
+
+    def layout(self) -> Layout:
+        with self._engine("read"):
+            paths = frozenset(self._shard.info().payload_schema)
+        try:
+            config = json.loads((self._folder / "shard" / "edge_config.json").read_text("utf-8"))
+            metric = str(config["vectors"][""]["distance"]).lower()
+        except (OSError, ValueError, KeyError, TypeError):
+            metric = "unknown"  # the answers still show what it is
+        return Layout(metric=metric, indexed_paths=paths)
 
     def finish(self) -> None:
         """Build the HNSW graph. The engine keeps the GIL throughout, so every thread of this

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
@@ -141,6 +141,11 @@ def field_path(field: str) -> str:
     """JSON path of a metadata field: any name, whatever dots, brackets or quotes it has."""
     key = _RESERVED.sub(_escape, field)
     return f"{METADATA}.{key}" if _PLAIN.fullmatch(key) else f'{METADATA}."{key}"'
+
+
+def indexed_paths(filter_fields: Iterable[str]) -> frozenset[str]:
+    """Everything in the payload that needs an index, for replay or for filters."""
+    return frozenset({DOC_ID, SEQ, ODD, *map(field_path, filter_fields)})
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -54,6 +54,12 @@ class QdrantCalls:
         self._on_wait = on_wait
         self.where = _without_credentials(url)
 
+    @property
+    def is_local(self) -> bool:
+        """The client answers by itself, without a server: it keeps no payload indexes."""
+        options = self._client.init_options
+        return options.get("location") == ":memory:" or options.get("path") is not None
+
     def run(self, method: str, *, hurry: bool = False, **arguments: Any) -> Any:
         """The method's own result. A store that is unavailable is asked again, which no request
         minds: upserts are conditional, the rest comes out the same the second time.

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from search.dense import CollectionSpec, DenseHit, FieldType, FloatMatrix, FloatVector, Point
+from search.dense import (
+    CollectionSpec,
+    DenseHit,
+    FieldType,
+    FloatMatrix,
+    FloatVector,
+    Layout,
+    Point,
+)
 from search.documents import Filter
 from search.errors import StoreError, StoreUnavailable
 from search.payload import (
@@ -182,6 +190,15 @@ class QdrantCollection:
         if outside * self._spec.dim * 4 <= tolerated:
             return 1.0
         return 1.0 - outside / points
+
+    def layout(self) -> Layout:
+        info = self._info()
+        vectors = info.config.params.vectors
+        metric = vectors.distance.value if isinstance(vectors, models.VectorParams) else "several"
+        return Layout(
+            metric=metric.lower(),
+            indexed_paths=None if self._calls.is_local else frozenset(info.payload_schema),
+        )
 
     def finish(self) -> None:
         """Let the server build the HNSW graph and wait until its optimizers have nothing to do.

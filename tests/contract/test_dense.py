@@ -22,6 +22,7 @@ from search.dense_edge import EdgeStore
 from search.dense_qdrant import QdrantStore
 from search.documents import Condition, Scalar, Value, canonical_metadata
 from search.errors import CollectionMissing, InvalidQuery, SpaceMismatch, StoreError
+from search.payload import indexed_paths
 from tests.qdrant_server import QdrantServer
 
 pytestmark = [
@@ -545,3 +546,28 @@ def test_a_value_of_another_kind_than_its_index_is_for_is_found(store: DenseStor
     assert found(True) == ["d2"]
     assert found("2003", 2003, "x") == ["d0", "d1", "d3"]
     collection.close()
+
+
+def test_the_layout_is_what_the_spec_asked_for(store: DenseStore) -> None:
+    spec = replace(SPEC, filter_fields={"year": "number", "a b": "keyword"})
+    collection = store.create("docs-9", spec)
+    layout = collection.layout()
+    collection.close()
+
+    assert layout.metric == "cosine"
+    if layout.indexed_paths is not None:
+        assert layout.indexed_paths >= indexed_paths(spec.filter_fields)
+
+
+def test_the_engine_is_as_new_as_it_must_be(store: DenseStore) -> None:
+    assert store.version()
+
+
+def test_a_mark_is_kept_with_its_vector(store: DenseStore) -> None:
+    collection = store.create("docs-9", SPEC)
+    point = replace(a_point("a"), mark=0.25)
+    collection.upsert([point, a_point("b")], np.eye(2, DIM, dtype=np.float32))
+    stored, _ = collection.stored(["a", "b"])
+    collection.close()
+
+    assert [found.mark for found in stored] == [0.25, None]
