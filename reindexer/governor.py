@@ -54,7 +54,7 @@ class Pace:
 
     def follow(self, serving: Sequence[ServingProcess], now: float) -> None:
         """Adapt to what the serving processes measured. now: seconds of any clock."""
-        passed_s = 0.0 if self._at is None else max(0.0, now - self._at)
+        passed_s = 0.0 if self._at is None else min(max(0.0, now - self._at), PATIENCE_S)
         self._at = now
         slowest = max(
             (process for process in serving if process.load is not None),
