@@ -24,9 +24,12 @@ from reindexer.quality import check_quality
 from reindexer.service_address import ServiceAddress
 from reindexer.tuning import MIN_QUERIES, TooFewJudgments, reset, tune, with_clicks
 from reindexer.upgrade import recipe_for, same_recipe
+from search.access import Access
+from search.api_limits import ApiLimits
 from search.app import create_app
 from search.errors import WrongState
 from search.fusion import PLAIN_RRF
+from search.keys import ApiKeys
 from search.processes import process_name
 from search.searcher import SearchRequest
 from search.serving import SearcherManager
@@ -87,7 +90,12 @@ def serving(directory: WordDirectory) -> Iterator[SearcherManager]:
     assert manager.wait_until_open("docs@1", timeout_s=60)
     manager.follow()
     service: Any = SimpleNamespace(
-        manager=manager, corpus=directory.corpus, token=TOKEN, info=lambda: {"generation": "docs@1"}
+        access=Access(ApiKeys(directory.database), token=TOKEN, required=False),
+        limits=ApiLimits(),
+        manager=manager,
+        corpus=directory.corpus,
+        token=TOKEN,
+        info=lambda: {"generation": "docs@1"},
     )
     server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="warning"))
     stop = threading.Event()
