@@ -144,12 +144,16 @@ class ReindexerService:
                 if thread.is_alive():
                     thread.join()
             address.remove(self._data.path)
-            self.manager.close()
-            if self._lease is not None:
-                self._save_lexical()
-            self._opener.close()
-            self._give_lease_back()
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give everything back that opening took; `run` ends with it."""
+        self.manager.close()
+        if self._lease is not None:
+            self._save_lexical()
+        self._opener.close()
+        self._give_lease_back()
+        self._socket.close()
 
     def _take_lease(self) -> Lease | None:
         """Embedded collections have one owner, so the lease is a must; with a server it is taken
