@@ -65,12 +65,14 @@ def pause(invocation: Invocation, as_json: bool) -> None:
     json_fields=RESULT,
 )
 @click.argument("generation", metavar="[GEN]", required=False)
+@click.option("--cutover", is_flag=True, help="Switch to it when it is ready, as `upgrade` does.")
 @judgment_options
 @json_option
 @pass_invocation
 def resume(
     invocation: Invocation,
     generation: str | None,
+    cutover: bool,
     eval_dir: Path | None,
     split: str,
     as_json: bool,
@@ -78,7 +80,7 @@ def resume(
     """Go on with a build that was paused or has stopped.
 
     Starts at its checkpoint. Takes the newest unfinished one unless GEN says which. Ends with a
-    generation that is ready for `cutover`; `upgrade MODEL` does the same and cuts over.
+    generation that is ready for `cutover`; with --cutover, or `upgrade MODEL`, it goes live.
     """
     from reindexer.upgrade import resume as resume_build
 
@@ -89,7 +91,12 @@ def resume(
         ctrl_c_pauses(),
     ):
         result = resume_build(
-            data, generation, evaluation=evaluation, on_progress=shown_in(progress, data)
+            data,
+            generation,
+            evaluation=evaluation,
+            cut_over_after=cutover,
+            on_progress=shown_in(progress, data),
+            on_wait=lambda message: progress.update(state=message),
         )
     if as_json:
         print_json(result.to_json())
@@ -201,15 +208,18 @@ def _show_gate(report: Any) -> None:
 
 @contextlib.contextmanager
 def ctrl_c_pauses() -> Iterator[None]:
-    """Ctrl-C asks the build to stop at its next checkpoint, and says so."""
+    """Ctrl-C, or SIGTERM, asks the build to stop at its next checkpoint, and says so."""
 
     def interrupt(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         note("\nPausing at the next checkpoint; Ctrl-C again stops at once.")
         raise KeyboardInterrupt
 
     try:
-        before = signal.signal(signal.SIGINT, interrupt)
+        before = {
+            number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     except ValueError:  # not the main thread: nobody can press Ctrl-C
         yield
         return
@@ -219,4 +229,5 @@ def ctrl_c_pauses() -> Iterator[None]:
         note("The build is kept. Next: reindexer status, then reindexer resume")
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

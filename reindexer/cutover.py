@@ -52,12 +52,13 @@ def cut_over(
     *,
     override: str | None = None,
     kind: str = "cut_over",
+    who: str | None = None,
     on_wait: Callable[[str], None] = lambda _message: None,
 ) -> CutOver:
     """Make `target` the live generation.
 
     override: why a generation whose verification refused it may go live all the same; recorded
-    with who said so.
+    with who said so. who: the user of this process unless given.
 
     Raises LeaseHeld while another switch is under way, WrongState, GateRefused when the last
     verification did not pass or the model was refused when it was trained, and CutOverRefused when
@@ -72,11 +73,14 @@ def cut_over(
         _check_may_go_live(generation, override)
         if generation.state != "standby":
             check_trained_better(data, generation.recipe.model, override)
-        return _switch(data, generation, live, lease, override, kind, on_wait)
+        return _switch(data, generation, live, lease, override, kind, who, on_wait)
 
 
 def rollback(
-    data: DataDirectory, *, on_wait: Callable[[str], None] = lambda _message: None
+    data: DataDirectory,
+    *,
+    who: str | None = None,
+    on_wait: Callable[[str], None] = lambda _message: None,
 ) -> CutOver:
     """Make the standby generation live again; what was written since is in it."""
     standby = data.catalog.standby()
@@ -90,7 +94,7 @@ def rollback(
             f"there is no standby generation to go back to; {live.name} stays live. "
             "A generation is standby after the next cut-over, until it is pruned"
         )
-    return cut_over(data, standby.name, kind="rollback", on_wait=on_wait)
+    return cut_over(data, standby.name, kind="rollback", who=who, on_wait=on_wait)
 
 
 def _check_may_go_live(generation: Generation, override: str | None) -> None:
@@ -139,13 +143,14 @@ def _switch(
     lease: Lease,
     override: str | None,
     kind: str,
+    who: str | None,
     on_wait: Callable[[str], None],
 ) -> CutOver:
     target, expected = generation.name, live.name if live is not None else None
     timeout_s = data.settings.cut_over_timeout_s
     began = time.monotonic()
     if generation.state == "failed":
-        data.catalog.overrule(target, reason=override or "")
+        data.catalog.overrule(target, reason=override or "", who=who)
     data.catalog.request_cut_over(
         target, expected, token=lease.token, seconds=timeout_s + FOLLOW_TIMEOUT_S
     )
@@ -155,7 +160,7 @@ def _switch(
         reached("cutover.prepared")
         detail = {"override": override} if override else None
         swapped = _swap_when_caught_up(
-            data, target, expected, lease, kind, detail, began + timeout_s, on_wait
+            data, target, expected, lease, kind, detail, who, began + timeout_s, on_wait
         )
     finally:
         data.catalog.withdraw_cut_over(lease.token)
@@ -207,6 +212,7 @@ def _swap_when_caught_up(
     lease: Lease,
     kind: str,
     detail: dict[str, Any] | None,
+    who: str | None,
     deadline: float,
     on_wait: Callable[[str], None],
 ) -> float:
@@ -218,7 +224,12 @@ def _swap_when_caught_up(
             _catch_up_here(data, target)
         try:
             data.catalog.cut_over(
-                target, expected_live=expected, kind=kind, token=lease.token, detail=detail
+                target,
+                expected_live=expected,
+                kind=kind,
+                token=lease.token,
+                detail=detail,
+                who=who,
             )
             return time.monotonic()
         except CutOverRefused:

@@ -67,8 +67,12 @@ class PrunePlan:
         }
 
 
-def plan_prune(data: DataDirectory, *, standby: bool = False) -> PrunePlan:
+def plan_prune(
+    data: DataDirectory, *, standby: bool = False, after_hold_over: bool = False
+) -> PrunePlan:
     """What can be dropped now. standby: the standby generation too, before its hold-over is over.
+    after_hold_over: every generation that is not wanted stays for the hold-over too, so that a
+    person may look at what the gate refused, and overrule it.
 
     Never what is live or aliased, what a build works on, or what a process answers from.
     """
@@ -79,6 +83,9 @@ def plan_prune(data: DataDirectory, *, standby: bool = False) -> PrunePlan:
     alias = data.store.alias()
     for generation in data.catalog.all():
         reason, is_wanted = _verdict(data, generation, standby=standby)
+        left_s = _hold_over_left_s(data, generation)
+        if after_hold_over and not is_wanted and left_s > 0:
+            reason, is_wanted = f"{reason}, {left_s / 3600:.0f} h of its hold-over left", True
         if generation.name in in_use:
             reason, is_wanted = in_use[generation.name], True
         elif alias == generation.collection:
@@ -164,10 +171,15 @@ def _verdict(data: DataDirectory, generation: Generation, *, standby: bool) -> t
         }.get(generation.state, "its build is not finished"), True
     if standby:
         return "it is the standby: no way back after this", False
-    left_s = generation.state_at + 3600 * data.settings.hold_over_h - time.time()
+    left_s = _hold_over_left_s(data, generation)
     if left_s <= 0:
         return f"its hold-over of {data.settings.hold_over_h:g} h is over", False
     return f"it is the standby for another {left_s / 3600:.0f} h; --standby drops it now", True
+
+
+def _hold_over_left_s(data: DataDirectory, generation: Generation) -> float:
+    """From the moment that it came into its present state."""
+    return generation.state_at + 3600 * data.settings.hold_over_h - time.time()
 
 
 def _why_unwanted(generation: Generation) -> str:

@@ -150,23 +150,50 @@ def resume(
     generation_name: str | None = None,
     *,
     evaluation: Evaluation | None = None,
+    cut_over_after: bool = False,
     on_progress: Callable[[Build], None] = lambda _build: None,
+    on_wait: Callable[[str], None] = lambda _message: None,
 ) -> Upgrade:
-    """Go on with a build that was paused, or that stopped, from its checkpoint."""
+    """Go on with a build that was paused, or that stopped, from its checkpoint; and with the switch
+    to it, if it was to follow."""
     generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
+    live = data.catalog.live()
+    live_before = live.name if live is not None else None
+    if cut_over_after and generation.state in ("ready", "live"):
+        return _switch_after(data, generation, live_before, on_wait)
     if generation.state not in UNFINISHED:
         raise WrongState(
             f"{generation.name} is {generation.state}; only a build that is not finished can be "
             "resumed. Look at `reindexer status`"
         )
-    live = data.catalog.live()
+    if cut_over_after:
+        check_trained_better(data, generation.recipe.model, None)  # before hours of encoding
     with data.journal.lease(BUILD_LEASE) as lease:
         build = run_build(data, generation, lease, evaluation=evaluation, on_progress=on_progress)
+    if cut_over_after:
+        return _switch_after(data, generation, live_before, on_wait)
     return Upgrade(
         build=build,
         generation=data.catalog.get(generation.name),
-        live_before=live.name if live is not None else None,
-        live_after=live.name if live is not None else None,
+        live_before=live_before,
+        live_after=live_before,
+    )
+
+
+def _switch_after(
+    data: DataDirectory,
+    generation: Generation,
+    live_before: str | None,
+    on_wait: Callable[[str], None],
+) -> Upgrade:
+    """The last part of an upgrade whose process may have died after the build."""
+    if live_before != generation.name:
+        cut_over(data, generation.name, on_wait=on_wait)
+    return Upgrade(
+        build=data.journal.build_of(generation.name),
+        generation=data.catalog.get(generation.name),
+        live_before=live_before,
+        live_after=generation.name,
     )
 
 

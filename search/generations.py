@@ -213,7 +213,7 @@ class Catalog:
             move_watermark(connection, name, watermark, lease=lease, token=token)
         reached("watermark.commit")
 
-    def overrule(self, name: str, *, reason: str) -> None:
+    def overrule(self, name: str, *, reason: str, who: str | None = None) -> None:
         """Let a generation that its gate refused go live all the same; who and why is recorded."""
         with self._database.write() as connection:
             changed = connection.execute(
@@ -222,7 +222,7 @@ class Catalog:
                 .values(state="ready", state_at=time.time())
             ).rowcount
             if changed:
-                _record_event(connection, "gate_overruled", name, {"reason": reason})
+                _record_event(connection, "gate_overruled", name, {"reason": reason}, who)
         if not changed:
             raise WrongState(f"{name} was not refused by its gate; there is nothing to overrule")
 
@@ -290,6 +290,7 @@ class Catalog:
         kind: str,
         token: int,
         detail: Mapping[str, Any] | None = None,
+        who: str | None = None,
     ) -> None:
         """The switch: compare-and-swap of the pointer, in one transaction.
 
@@ -351,6 +352,7 @@ class Catalog:
                 kind,
                 target,
                 {"from": expected_live, **(dict(detail) if detail else {})},
+                who,
             )
             reached("cutover.swap")
         reached("cutover.swapped")
@@ -418,9 +420,17 @@ class Catalog:
 
     # -- events ------------------------------------------------------------------------------
 
-    def record_event(self, kind: str, generation: str | None, detail: Mapping[str, Any]) -> None:
+    def record_event(
+        self,
+        kind: str,
+        generation: str | None,
+        detail: Mapping[str, Any],
+        *,
+        who: str | None = None,
+    ) -> None:
+        """who: unless given, the user whose process this is."""
         with self._database.write() as connection:
-            _record_event(connection, kind, generation, detail)
+            _record_event(connection, kind, generation, detail, who)
 
     def events(self, limit: int = 20) -> Sequence[Mapping[str, Any]]:
         """The newest events first."""
@@ -428,16 +438,37 @@ class Catalog:
             rows = connection.execute(
                 sa.select(tables.events).order_by(tables.events.c.id.desc()).limit(limit)
             ).all()
-        return [
-            {
-                "at": row.at,
-                "kind": row.kind,
-                "generation": row.generation,
-                "who": row.who,
-                **json.loads(row.detail),
-            }
-            for row in rows
-        ]
+        return [_event(row) for row in rows]
+
+    def events_of(self, kind: str, limit: int = 20) -> Sequence[Mapping[str, Any]]:
+        """The newest events of one kind first."""
+        events = tables.events
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(events)
+                .where(events.c.kind == kind)
+                .order_by(events.c.id.desc())
+                .limit(limit)
+            ).all()
+        return [_event(row) for row in rows]
+
+    def events_after(self, event_id: int, limit: int = 100) -> Sequence[Mapping[str, Any]]:
+        """What happened after an event, oldest first, each with its `id`."""
+        events = tables.events
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(events).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
+            ).all()
+        return [{"id": row.id, **_event(row)} for row in rows]
+
+    def last_event_id(self) -> int:
+        """0 when nothing has happened yet."""
+        with self._database.read() as connection:
+            return int(
+                connection.execute(
+                    sa.select(sa.func.coalesce(sa.func.max(tables.events.c.id), 0))
+                ).scalar_one()
+            )
 
 
 def move_watermark(
@@ -482,21 +513,40 @@ def _set_state(connection: sa.Connection, name: str, state: str, now: float) -> 
 
 
 def _record_event(
-    connection: sa.Connection, kind: str, generation: str | None, detail: Mapping[str, Any]
+    connection: sa.Connection,
+    kind: str,
+    generation: str | None,
+    detail: Mapping[str, Any],
+    who: str | None = None,
 ) -> None:
-    try:
-        who = getpass.getuser()
-    except (KeyError, OSError):
-        who = f"uid {os.getuid()}"
     connection.execute(
         sa.insert(tables.events).values(
             at=time.time(),
             kind=kind,
             generation=generation,
-            who=f"{who}@{socket.gethostname()}",
+            who=who or local_user(),
             detail=json.dumps({key: value for key, value in detail.items() if value is not None}),
         )
     )
+
+
+def local_user() -> str:
+    """user@host of this process, as events name it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _event(row: Any) -> dict[str, Any]:
+    return {
+        "at": row.at,
+        "kind": row.kind,
+        "generation": row.generation,
+        "who": row.who,
+        **json.loads(row.detail),
+    }
 
 
 def _generation(row: Any) -> Generation:
