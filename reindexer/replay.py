@@ -75,14 +75,16 @@ class Replay:
         window: int,
         checkpoint: Callable[[ReplayProgress], None],
         check: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] = lambda: None,
         turn: Callable[[], AbstractContextManager[object]] | None = None,
         clock: StageClock | None = None,
     ) -> None:
         """window: documents that may be encoded and not yet acknowledged; so many at most are
         encoded again after a kill. checkpoint: called after each durable write. check: called
-        before each write and while waiting, to raise when this process must stop. turn: entered
-        around each batch that is encoded, as `Encoder.encode_tokenized` takes it. clock: is told
-        how long each stage took; they overlap."""
+        before each write, while_waiting often while there is nothing to encode; they raise when
+        this process must stop. turn: entered around each batch that is encoded, as
+        `Encoder.encode_tokenized` takes it. clock: is told how long each stage took; they
+        overlap."""
         self._corpus = corpus
         self._collection = collection
         self._encoder = encoder
@@ -91,6 +93,7 @@ class Replay:
         self._unit_docs = window // self._units_at_once
         self._checkpoint = checkpoint
         self._check = check
+        self._while_waiting = while_waiting
         self._turn = turn
         self._clock = clock if clock is not None else StageClock()
 
@@ -125,10 +128,10 @@ class Replay:
         writer.start()
         try:
             while not stop.is_set():
-                unit = _get(prepared, stop, self._check)
+                unit = _get(prepared, stop, self._while_waiting)
                 if isinstance(unit, BaseException):
                     raise unit
-                if unit is None or not _acquire(room, stop, self._check):
+                if unit is None or not _acquire(room, stop, self._while_waiting):
                     break
                 with self._clock.timed("encode"):
                     vectors = self._encode(unit)

@@ -20,6 +20,7 @@ from search.processes import process_may_live
 
 SEARCHER_LEASE_S = 5.0  # as in search.generations
 RECENT_BUILDS = 5
+RECENT_EVENTS = 5
 _UNFINISHED = ("building", "catching_up", "verifying")
 
 
@@ -83,6 +84,9 @@ def _empty(settings: Settings) -> dict[str, Any]:
         "standby": None,
         "builds": [],
         "searchers": [],
+        "jobs": {},
+        "switches": {},
+        "events": [],
         "corpus": {"documents": 0, "head_seq": 0},
         "data_dir": str(settings.data_dir),
     }
@@ -117,13 +121,40 @@ def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
                 "prepared": row["prepared"],
                 "problem": row["problem"],
                 "seen_at": _iso(row["seen_at"]),
+                "queries_per_s": _rounded(row["queries_per_s"]),
+                "p50_ms": _rounded(row["p50_ms"]),
+                "p99_ms": _rounded(row["p99_ms"]),
             }
             for row in rows("SELECT * FROM searchers ORDER BY name")
             if row["seen_at"] > now - SEARCHER_LEASE_S and process_may_live(row["name"])
         ],
+        "jobs": _counts(rows("SELECT state AS name, count(*) AS n FROM jobs GROUP BY state")),
+        "switches": _counts(
+            rows(
+                "SELECT kind AS name, count(*) AS n FROM events "
+                "WHERE kind IN ('cut_over', 'rollback') GROUP BY kind"
+            )
+        ),
+        "events": [
+            {
+                "at": _iso(row["at"]),
+                "kind": row["kind"],
+                "generation": row["generation"],
+                "who": row["who"],
+            }
+            for row in rows(f"SELECT * FROM events ORDER BY id DESC LIMIT {RECENT_EVENTS}")
+        ],
         "corpus": {"documents": documents, "head_seq": head},
         "data_dir": str(settings.data_dir),
     }
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return {row["name"]: int(row["n"]) for row in rows}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def _pointer(
@@ -132,12 +163,15 @@ def _pointer(
     row = next((row for row in generations.values() if row["state"] == state), None)
     if row is None:
         return None
+    recipe = json.loads(row["recipe"])
     return {
         "generation": row["name"],
-        "model": json.loads(row["recipe"])["model"],
+        "model": recipe["model"],
+        "fingerprint": recipe["fingerprint"],
         "documents": _count(rows, row["watermark"]),
         "watermark": row["watermark"],
         "lag_docs": _lag(rows, row["watermark"]),
+        "lag_s": _lag_s(rows, row["watermark"]),
         "since": _iso(row["state_at"]),
     }
 
@@ -157,6 +191,7 @@ def _build(
         state = "done"
     if state == "running" and build["id"] != running:
         state, reason = "stopped", "its process is gone; go on with `reindexer resume`"
+    is_running = state == "running"
     left = max(0, build["docs_total"] - build["docs_done"])
     rate = build["docs_per_s"]
     return {
@@ -169,11 +204,16 @@ def _build(
         "docs_done": build["docs_done"],
         "docs_total": build["docs_total"],
         "docs_per_s": round(rate, 1),
-        "eta_s": round(left / rate, 1) if state == "running" and rate > 0 else None,
+        "eta_s": round(left / rate, 1) if is_running and rate > 0 else None,
         "lag_docs": _lag(rows, generation["watermark"]),
         "passages": build["passages"],
         "encoded": build["encoded"],
         "reused": build["reused"],
+        "tokens": build["tokens"] or 0,
+        "batches": build["batches"] or 0,
+        "stages": json.loads(build["stages"] or "{}"),
+        "pace": build["pace"] if is_running else None,
+        "pace_reason": build["pace_reason"] if is_running else None,
         "retries": build["retries"],
         "reason": reason,
         "started_at": _iso(build["started_at"]),
@@ -190,6 +230,15 @@ def _count(rows: _Rows, watermark: int) -> int:
 def _lag(rows: _Rows, watermark: int) -> int:
     sql = f"SELECT count(*) AS n FROM documents WHERE seq > {int(watermark)}"
     return int(rows(sql)[0]["n"])
+
+
+def _lag_s(rows: _Rows, watermark: int) -> float:
+    """Age of the oldest change that is still to be applied."""
+    sql = f"SELECT changed_at FROM documents WHERE seq > {int(watermark)} ORDER BY seq LIMIT 1"
+    found = rows(sql)
+    if not found or found[0]["changed_at"] is None:
+        return 0.0
+    return round(max(0.0, time.time() - found[0]["changed_at"]), 1)
 
 
 def _iso(at: float) -> str:

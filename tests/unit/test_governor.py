@@ -181,7 +181,7 @@ def test_at_half_the_pace_a_build_rests_as_long_as_it_works() -> None:
     law.follow([serving(62)], now=0)
     given: list[float] = []
     governor = Governor(
-        wanted=lambda: None, serving=lambda: [], pace=law, workers=1, on_yield=given.append
+        wanted=lambda: None, serving=list, pace=law, workers=1, on_yield=given.append
     )
 
     began = time.perf_counter()
@@ -275,6 +275,7 @@ def test_a_pause_takes_effect_within_2_s_in_a_window_that_takes_minutes(tmp_path
                 window=2_000,
                 checkpoint=checkpoints.append,
                 check=governor.check,
+                while_waiting=governor.check,
                 turn=governor.turn,
                 clock=clock,
             )
