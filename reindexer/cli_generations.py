@@ -256,7 +256,8 @@ def _verify(
         from reindexer.verify import Verification, verify_structure
 
         progress.update(state="comparing with the corpus")
-        checks = verify_structure(data.corpus, opened, watermark=data.catalog.get(name).watermark)
+        watermark = opened.generation.watermark  # as of before the lexical half was read
+        checks = verify_structure(data.corpus, opened, watermark=watermark)
         report = Verification(generation=name, checks=tuple(checks)).to_json()
         if eval_dir is not None:
             progress.update(state="asking judged queries")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reindexer.stored_vectors import (
+    NAMED_DOCUMENTS,
+    StoredVectors,
+    content64,
+    hash64,
+    look_through,
+    such_as,
+    well_formed,
+)
 from search.corpus import Corpus
-from search.dense import DenseCollection
+from search.dense import DenseCollection, FloatMatrix
 from search.lexical import LexicalIndex
+from search.payload import indexed_paths
 from search.recall import queries_near, share_found
 from search.recipe import Recipe
 from search.serving import OpenGeneration
@@ -27,13 +36,10 @@ RECALL_QUERIES = 50
 RECALL_K = 10
 MIN_RECALL = 0.95  # of the ANN index against exact search
 MIN_INDEXED = 0.99
-NAMED_DOCUMENTS = 5  # how many culprits a message names
+SCORE_TOLERANCE = 1e-3  # of a cosine, between the engine's and ours; int8 is compared again exactly
 _SEED = 20_080_729
 
 _CORPUS = np.dtype([("doc", "u8"), ("content", "u8"), ("seq", "i8"), ("deleted", "?")])
-_POINTS = np.dtype(
-    [("doc", "u8"), ("content", "u8"), ("seq", "i8"), ("number", "i4"), ("count", "i4")]
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,14 +102,15 @@ def verify_structure(corpus: Corpus, opened: OpenGeneration, *, watermark: int) 
     checks = [_check_fingerprint(recipe, opened.encoder, collection)]
     # The corpus comes last: whatever the others have already seen of a change, it has too, under a
     # seq that tells it apart.
-    points = _read_points(collection)
+    stored = look_through(collection, recipe.fingerprint)
     lexical_watermark, lexical_rows = _read_lexical(opened.lexical)
     documents, sample = _read_corpus(corpus)
-    checks += _check_documents(corpus, collection, documents, points, watermark)
-    checks += _check_sample(corpus, opened, sample, watermark)
+    checks += _check_documents(corpus, collection, documents, stored.points, watermark)
+    checks += _check_vectors(corpus, opened, stored, sample, watermark)
+    checks += _check_layout(recipe, collection)
     checks.append(_check_index(collection))
-    checks.append(_check_recall(collection))
-    checks.append(_check_lexical(corpus, lexical_watermark, lexical_rows, documents))
+    checks += _check_answers(collection)
+    checks.append(_check_lexical(corpus, lexical_watermark, lexical_rows, documents, watermark))
     return checks
 
 
@@ -130,10 +137,6 @@ def _check_fingerprint(recipe: Recipe, encoder: Encoder, collection: DenseCollec
 # -- the same documents in corpus and collection -------------------------------------------------
 
 
-def _hash64(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
-
-
 def _read_corpus(corpus: Corpus) -> tuple[NDArray[Any], list[str]]:
     """Identity of every row as fixed-size numbers, and a random sample of live doc_ids."""
     rng = random.Random(_SEED)
@@ -142,9 +145,7 @@ def _read_corpus(corpus: Corpus) -> tuple[NDArray[Any], list[str]]:
     parts: list[NDArray[Any]] = []
     rows: list[tuple[int, int, int, bool]] = []
     for row in corpus.identities():
-        rows.append(
-            (_hash64(row.doc_id), int(row.content_hash[:16] or "0", 16), row.seq, row.deleted)
-        )
+        rows.append((hash64(row.doc_id), content64(row.content_hash), row.seq, row.deleted))
         if not row.deleted:
             n_live += 1
             if len(sample) < SAMPLE_DOCUMENTS:
@@ -156,27 +157,6 @@ def _read_corpus(corpus: Corpus) -> tuple[NDArray[Any], list[str]]:
             rows = []
     parts.append(np.array(rows, dtype=_CORPUS))
     return np.concatenate(parts), sample
-
-
-def _read_points(collection: DenseCollection) -> NDArray[Any]:
-    parts = [np.empty(0, dtype=_POINTS)]
-    for batch in collection.scan_points():
-        parts.append(
-            np.array(
-                [
-                    (
-                        _hash64(point.doc_id),
-                        int(point.content_hash[:16] or "0", 16),
-                        point.seq,
-                        point.number,
-                        point.count,
-                    )
-                    for point in batch
-                ],
-                dtype=_POINTS,
-            )
-        )
-    return np.concatenate(parts)
 
 
 def _check_documents(
@@ -252,19 +232,71 @@ def _names(corpus: Corpus, collection: DenseCollection, hashes: set[int]) -> str
     )
     for source in sources:
         for doc_id in source:
-            if _hash64(doc_id) in hashes:
+            if hash64(doc_id) in hashes:
                 found[doc_id] = None
                 if len(found) == NAMED_DOCUMENTS:
                     return "such as " + ", ".join(map(repr, found))
     return "such as " + ", ".join(map(repr, found))
 
 
-# -- the same vectors when encoded again ---------------------------------------------------------
+# -- vectors of this model and these texts -----------------------------------------------------
 
 
-def _check_sample(
-    corpus: Corpus, opened: OpenGeneration, sample: Sequence[str], watermark: int
+def _check_vectors(
+    corpus: Corpus,
+    opened: OpenGeneration,
+    stored: StoredVectors,
+    sample: Sequence[str],
+    watermark: int,
 ) -> list[Check]:
+    """Every vector against its mark, a sample against the passage encoded again."""
+    again = _encode_again(corpus, opened, sample, watermark)
+    fresh = well_formed(again.fresh)
+    misshapen = [f"{stored.misshapen.count:,} rows that are not"] if stored.misshapen.count else []
+    if not fresh.all():
+        misshapen.append("the model itself gives others")
+    far = [again.doc_ids[row] for row in np.flatnonzero(~(again.cosine >= MIN_COSINE))]
+    unfit = stored.foreign.count + stored.unmarked.count
+    return [
+        Check(
+            name="vectors",
+            passed=not misshapen,
+            found="; ".join(misshapen) or "finite rows of length 1",
+            expected="finite rows of length 1",
+            detail=str(stored.misshapen),
+        ),
+        Check(
+            name="marks",
+            passed=not unfit,
+            found=f"{stored.n - unfit:,} of {stored.n:,} vectors fit their text and model"
+            + (f", {stored.unmarked.count:,} have no mark" if stored.unmarked.count else ""),
+            expected="all of them",
+            detail=str(stored.foreign) or str(stored.unmarked),
+        ),
+        Check(
+            name="sample",
+            passed=not far and not again.other_texts,
+            found=f"lowest cosine {again.cosine.min():.4f} over {len(again.cosine)} passages "
+            "encoded again"
+            if len(again.cosine)
+            else "no documents",
+            expected=f"at least {MIN_COSINE} each, made from the same text",
+            detail=such_as(len(far) + len(again.other_texts), [*far, *again.other_texts]),
+        ),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _EncodedAgain:
+    doc_ids: list[str]  # of each passage
+    fresh: FloatMatrix  # (n, dim)
+    cosine: NDArray[np.float32]  # (n,) with what is stored
+    other_texts: list[str]  # doc_ids of passages that were made from another text
+
+
+def _encode_again(
+    corpus: Corpus, opened: OpenGeneration, sample: Sequence[str], watermark: int
+) -> _EncodedAgain:
     changes = {
         doc_id: change
         for doc_id, change in corpus.get_many(sample).items()
@@ -279,47 +311,47 @@ def _check_sample(
     ]
     stored, vectors = opened.collection.stored(list(changes))
     row_of = {(point.doc_id, point.number): row for row, point in enumerate(stored)}
-    rows, texts, names, other_text = [], [], [], []
+    rows, texts, doc_ids, other_texts = [], [], [], []
     for passage in passages:
         row = row_of.get((passage.doc_id, passage.number))
         if row is None or stored[row].seq != changes[passage.doc_id].seq:
             continue  # seen by the checks on passages and content, or replayed this very moment
-        if stored[row].text_hash != passage.text_hash:
-            other_text.append(passage.doc_id)
+        if (stored[row].text_hash, stored[row].count) != (passage.text_hash, passage.count):
+            other_texts.append(passage.doc_id)
         rows.append(row)
         texts.append(passage.text)
-        names.append(passage.doc_id)
+        doc_ids.append(passage.doc_id)
     found = vectors[rows]
-    lengths = np.linalg.norm(found, axis=1) if len(rows) else np.empty(0)
-    well_formed = bool(np.isfinite(found).all()) and bool((np.abs(lengths - 1) < 1e-2).all())
-    again = opened.encoder.encode_documents(texts) if texts else found
-    cosine = np.einsum("ij,ij->i", found, again) if texts else np.empty(0)
-    far = [names[row] for row in np.flatnonzero(~(cosine >= MIN_COSINE))]
-    return [
-        Check(
-            name="vectors",
-            passed=well_formed,
-            found="finite rows of length 1" if well_formed else "rows that are not of length 1",
-            expected="finite rows of length 1",
-        ),
-        Check(
-            name="sample",
-            passed=not far and not other_text,
-            found=f"lowest cosine {cosine.min():.4f} over {len(texts)} passages encoded again"
-            if len(texts)
-            else "no documents",
-            expected=f"at least {MIN_COSINE} each, made from the same text",
-            detail=_such_as([*far, *other_text]),
-        ),
-    ]
+    fresh = opened.encoder.encode_documents(texts) if texts else found
+    cosine = np.einsum("ij,ij->i", _normalized(found), _normalized(fresh))
+    return _EncodedAgain(doc_ids=doc_ids, fresh=fresh, cosine=cosine, other_texts=other_texts)
 
 
-def _such_as(doc_ids: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(doc_ids))[:NAMED_DOCUMENTS]
-    return f"{len(doc_ids)} differ, such as " + ", ".join(map(repr, unique)) if unique else ""
+def _normalized(vectors: FloatMatrix) -> FloatMatrix:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 # -- quick and right answers ---------------------------------------------------------------------
+
+
+def _check_layout(recipe: Recipe, collection: DenseCollection) -> list[Check]:
+    layout = collection.layout()
+    needed = indexed_paths(recipe.filter_fields)
+    lost = sorted(needed - layout.indexed_paths) if layout.indexed_paths is not None else []
+    return [
+        Check(
+            name="filters",
+            passed=not lost,
+            found=f"no payload index for {', '.join(lost)}"
+            if lost
+            else "the store keeps no payload indexes"
+            if layout.indexed_paths is None
+            else f"{len(needed)} payload indexes",
+            expected=f"an index for each of {', '.join(sorted(needed))}",
+            detail="filters and replay would read every payload" if lost else "",
+        )
+    ]
 
 
 def _check_index(collection: DenseCollection) -> Check:
@@ -332,21 +364,41 @@ def _check_index(collection: DenseCollection) -> Check:
     )
 
 
-def _check_recall(collection: DenseCollection) -> Check:
+def _check_answers(collection: DenseCollection) -> list[Check]:
+    """Search for what is there: are the scores cosines, and is the best really found?"""
     first_page = itertools.islice(collection.scan(batch=RECALL_QUERIES), 1)
-    shares = []
-    for query in (row for _, stored in first_page for row in queries_near(stored, seed=_SEED)):
-        exact = [hit.score for hit in collection.search(query, RECALL_K, exact=True)]
-        if exact:
+    shares: list[float] = []
+    off = 0.0
+    for all_points, all_stored in first_page:
+        rows = np.flatnonzero(well_formed(all_stored))  # others cannot be asked for
+        points, stored = [all_points[row] for row in rows], all_stored[rows]
+        row_of = {(point.doc_id, point.number): row for row, point in enumerate(points)}
+        for query in queries_near(stored, seed=_SEED):
+            exact = collection.search(query, RECALL_K, exact=True)
+            if not exact:
+                continue
+            for hit in exact:
+                if (row := row_of.get((hit.doc_id, hit.number))) is not None:
+                    cosine = float(query @ stored[row] / np.linalg.norm(stored[row]))
+                    off = max(off, abs(hit.score - cosine))
             found = [hit.score for hit in collection.search(query, RECALL_K)]
-            shares.append(share_found(found, exact))
+            shares.append(share_found(found, [hit.score for hit in exact]))
+    metric = collection.layout().metric
     recall = float(np.mean(shares)) if shares else 1.0
-    return Check(
-        name="recall",
-        passed=recall >= MIN_RECALL,
-        found=f"{recall:.3f} of the exact top {RECALL_K} over {len(shares)} queries",
-        expected=f"at least {MIN_RECALL}",
-    )
+    return [
+        Check(
+            name="metric",
+            passed=metric == "cosine" and off <= SCORE_TOLERANCE,
+            found=f"{metric}; scores differ from cosines by up to {off:.1e}",
+            expected=f"cosine, scores within {SCORE_TOLERANCE}",
+        ),
+        Check(
+            name="recall",
+            passed=recall >= MIN_RECALL,
+            found=f"{recall:.3f} of the exact top {RECALL_K} over {len(shares)} queries",
+            expected=f"at least {MIN_RECALL}",
+        ),
+    ]
 
 
 # -- the lexical half ----------------------------------------------------------------------------
@@ -357,7 +409,7 @@ def _read_lexical(index: LexicalIndex) -> tuple[int, NDArray[Any]]:
     watermark = index.watermark
     rows = np.array(
         [
-            (_hash64(doc_id), int(content_hash[:16] or "0", 16), seq, False)
+            (hash64(doc_id), content64(content_hash), seq, False)
             for doc_id, seq, content_hash in index.scan()
         ],
         dtype=_CORPUS,
@@ -366,16 +418,26 @@ def _read_lexical(index: LexicalIndex) -> tuple[int, NDArray[Any]]:
 
 
 def _check_lexical(
-    corpus: Corpus, watermark: int, rows: NDArray[Any], documents: NDArray[Any]
+    corpus: Corpus,
+    watermark: int,
+    rows: NDArray[Any],
+    documents: NDArray[Any],
+    dense_watermark: int,
 ) -> Check:
     expected, moving = _settled(documents, watermark)
     rows = rows[~np.isin(rows["doc"], moving)]
     differ = np.setxor1d(expected[["doc", "content"]], rows[["doc", "content"]])
     lag = corpus.lag(watermark)
+    # What the other half has seen and this one has not; documents that changed since do not count.
+    old = (documents["seq"] > watermark) & (documents["seq"] <= dense_watermark)
     return Check(
         name="lexical",
-        passed=not len(differ),
+        passed=not len(differ) and not old.any(),
         found=f"{len(rows):,} documents at seq {watermark} ({lag} changes behind), "
         f"{len(np.unique(differ['doc'])):,} differ",
-        expected=f"the {len(expected):,} documents of the corpus at that seq",
+        expected=f"the {len(expected):,} documents of the corpus at that seq, and no fewer changes "
+        "than the vectors have seen",
+        detail=f"{int(old.sum()):,} changes behind the vectors at seq {dense_watermark}"
+        if old.any()
+        else "",
     )

@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from reindexer.opening import Opener
+from reindexer.opening import Opener, sync_lexical
 from reindexer.verify import Check, Verification, verify_structure
 from search.corpus import Corpus, Identity
-from search.dense import DenseCollection, DenseHit, FloatMatrix, Point
+from search.dense import DenseCollection, DenseHit, FloatMatrix, Layout, Point
 from search.lexical import LexicalIndex
 from search.serving import OpenGeneration
 from search.splitter import Splitter
@@ -20,8 +20,8 @@ from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
 
 CHECKS = {
-    "fingerprint", "documents", "content", "passages", "vectors", "sample", "index", "recall",
-    "lexical",
+    "fingerprint", "documents", "content", "passages", "vectors", "marks", "sample", "filters",
+    "index", "metric", "recall", "lexical",
 }  # fmt: skip
 LONG = "one two three four five six seven eight nine ten " * 8  # three passages or more
 SHORT_IDS = [f"d{number}" for number in range(30)]
@@ -129,6 +129,7 @@ def test_a_change_that_the_watermark_passed_over_is_refused(built: Built) -> Non
     seq = built.directory.put("d7", "edited")
     with built.directory.journal.lease("sync") as lease:
         built.directory.catalog.advance(built.name, seq, lease="sync", token=lease.token)
+    sync_lexical(built.corpus, built.opened.lexical)
 
     refused = built.refused()
 
@@ -162,7 +163,8 @@ def test_two_documents_with_each_others_vectors_are_refused(built: Built) -> Non
 
     refused = built.refused()
 
-    assert set(refused) == {"sample"}
+    assert set(refused) == {"marks", "sample"}
+    assert "2 differ, such as" in refused["marks"].detail
     assert "2 differ, such as" in refused["sample"].detail
     assert "'d3'" in refused["sample"].detail
     assert "'d7'" in refused["sample"].detail
@@ -177,7 +179,7 @@ def test_vectors_of_another_model_of_the_same_dimension_are_refused(built: Built
 
     refused = built.refused()
 
-    assert set(refused) == {"sample"}
+    assert set(refused) == {"marks", "sample"}
     assert "lowest cosine" in refused["sample"].found
 
 
@@ -201,9 +203,9 @@ class Altered:
 @pytest.mark.parametrize("factor", [0.5, np.nan, 0.0])
 def test_vectors_that_are_not_of_length_1_are_refused(built: Built, factor: float) -> None:
     class Scaled(Altered):
-        def stored(self, doc_ids: Sequence[str]) -> tuple[list[Point], FloatMatrix]:
-            points, vectors = self._collection.stored(doc_ids)
-            return points, (vectors * factor).astype(np.float32)
+        def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
+            for points, vectors in self._collection.scan(batch):
+                yield points, (vectors * factor).astype(np.float32)
 
     refused = built.refused(built.with_collection(Scaled(built.collection)))
 
@@ -231,6 +233,91 @@ def test_another_encoder_than_the_recipe_names_is_refused(built: Built) -> None:
 
     assert set(refused) == {"fingerprint", "sample"}
     assert refused["fingerprint"].detail == "of another vector space: model"
+
+
+def test_one_vector_of_another_model_is_found_wherever_it_lies(built: Built) -> None:
+    points, _ = built.collection.stored(["d7"])
+    built.replace_vectors(["d7"], WordEncoder(seed=2).encode_documents([_text(built, points[0])]))
+
+    refused = built.refused()
+
+    assert "'d7'" in refused["marks"].detail
+    assert refused["marks"].found == "33 of 34 vectors fit their text and model"
+
+
+def test_a_vector_that_something_else_wrote_is_refused(built: Built) -> None:
+    points, vectors = built.collection.stored(["d7"])
+    built.collection.upsert([dataclasses.replace(points[0], mark=None)], vectors)
+
+    refused = built.refused()
+
+    assert set(refused) == {"marks"}
+    assert "1 have no mark" in refused["marks"].found
+
+
+def test_a_model_whose_vectors_are_not_of_length_1_is_refused(built: Built) -> None:
+    class Long(WordEncoder):
+        def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
+            return 3 * super().encode_documents(texts)
+
+    other = dataclasses.replace(built.opened, encoder=cast(Any, Long(seed=1)))
+
+    refused = built.refused(other)
+
+    assert set(refused) == {"vectors"}
+    assert refused["vectors"].found == "the model itself gives others"
+
+
+def test_passages_that_leave_out_the_end_of_a_document_are_refused(built: Built) -> None:
+    """As one who cuts texts off would write them: consistent in themselves."""
+    points, vectors = built.collection.stored(["long"])
+    built.collection.remove_older({"long": 10**9})
+    built.collection.upsert([dataclasses.replace(points[0], count=1)], vectors[:1])
+
+    assert set(built.refused()) == {"sample"}
+
+
+@pytest.mark.parametrize("metric", ["euclid", "dot"])
+def test_another_metric_is_refused(built: Built, metric: str) -> None:
+    class Measured(Altered):
+        def layout(self) -> Layout:
+            return dataclasses.replace(self._collection.layout(), metric=metric)
+
+    refused = built.refused(built.with_collection(Measured(built.collection)))
+
+    assert set(refused) == {"metric"}
+
+
+def test_scores_that_are_no_cosines_are_refused(built: Built) -> None:
+    class Distances(Altered):
+        def search(self, vector: Any, k: int, where: Any = (), *, exact: bool = False) -> Any:
+            hits: list[DenseHit] = self._collection.search(vector, k, where, exact=exact)
+            return [hit._replace(score=2 - 2 * hit.score) for hit in hits]
+
+    assert "metric" in built.refused(built.with_collection(Distances(built.collection)))
+
+
+def test_a_lost_payload_index_is_refused(built: Built) -> None:
+    class Bare(Altered):
+        def layout(self) -> Layout:
+            return dataclasses.replace(
+                self._collection.layout(), indexed_paths=frozenset({"doc_id", "odd"})
+            )
+
+    refused = built.refused(built.with_collection(Bare(built.collection)))
+
+    assert set(refused) == {"filters"}
+    assert refused["filters"].found == "no payload index for seq"
+
+
+def test_a_lexical_index_behind_the_vectors_is_refused(built: Built) -> None:
+    index = LexicalIndex.empty(built.opened.generation.recipe.analyzer)
+    index.apply(built.corpus.changes(0, 20))
+
+    refused = built.refused(dataclasses.replace(built.opened, lexical=index))
+
+    assert set(refused) == {"lexical"}
+    assert "changes behind the vectors" in refused["lexical"].detail
 
 
 def test_an_index_that_is_not_finished_is_refused(built: Built) -> None:
@@ -299,7 +386,6 @@ def test_changes_that_were_replayed_past_the_watermark_are_not_held_against_it(
 
 def replay(built: Built) -> None:
     """Collection and lexical index are brought to the head; the watermark stays."""
-    from reindexer.opening import sync_lexical
     from reindexer.replay import Replay
 
     sync_lexical(built.corpus, built.opened.lexical)
