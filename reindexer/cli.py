@@ -87,6 +87,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "status": "cli_status",
         "generations": "cli_generations",
         "prune": "cli_prune",
+        "backup": "cli_backup",
+        "restore": "cli_backup",
     },
 }
 _MODULES = {verb: module for section in SECTIONS.values() for verb, module in section.items()}

@@ -4,6 +4,8 @@ ReindexerError
 ├── SourceInvalid      the source cannot be read at all (a bad row is rejected, not raised)
 ├── BuildFailed        a build stopped; it can be resumed
 ├── GateRefused        verification found a reason not to switch          (exit code 3)
+├── BackupDamaged      what lies at the place is not the backup that was made
+├── TargetNotEmpty     a restore would replace documents
 ├── KeysMissing        other machines would reach the service without a key (exit code 2)
 └── LeaseHeld          another process is doing this right now            (exit code 4)
 """
@@ -33,3 +35,11 @@ class LeaseHeld(ReindexerError):
 
 class KeysMissing(ReindexerError):
     """Other machines would reach the service, and no API key says who may."""
+
+
+class BackupDamaged(ReindexerError):
+    """What lies at the place is not the backup that was made."""
+
+
+class TargetNotEmpty(ReindexerError):
+    """A restore would replace what is there."""

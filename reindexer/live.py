@@ -321,6 +321,24 @@ class RunningService:
 
         return _legs_of_all(queries, ask, on_progress)
 
+    @contextlib.contextmanager
+    def points(self, generation: str) -> Iterator[Iterator[bytes]]:
+        """Everything in the collection, as frames of `search.stored_points`."""
+        import httpx
+
+        path = f"/generations/{generation}/points"
+        try:
+            with self._http.stream("GET", path, timeout=ANSWER_S) as response:
+                if not response.is_success:
+                    response.read()
+                    self._read(response)
+                yield response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise ServiceUnreachable(
+                f"the {self._name} broke off while it sent the vectors of {generation} ({error}); "
+                "run the same command again"
+            ) from error
+
     def verify(self, generation: str) -> dict[str, Any]:
         """The structural checks, made by the process that has the collection open."""
         return self._ask("POST", "/verify", {"generation": generation}, timeout_s=RUNS_S)

@@ -299,9 +299,9 @@ class Database:
             return column.in_(sa.select(items.c.value))
         return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
 
-    def migrate(self) -> None:
+    def migrate(self, *, revision: str = "head") -> None:
         """Bring the schema to this release. Quick when it already is; safe to call at every start
-        and from several processes at once."""
+        and from several processes at once. revision: an older one, for rows that are of it."""
         with self.read() as connection:
             if _is_current(connection, self.url):
                 return
@@ -316,7 +316,7 @@ class Database:
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
             if not _is_current(connection, self.url):  # another process may have been quicker
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                command.upgrade(config, revision)
 
     def revision(self) -> str | None:
         """The schema revision in the database; None for an empty one."""

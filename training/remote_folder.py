@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,29 @@ class RemoteFolder:
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file right in the folder, by name; {} when it is not there."""
+        with self._failing("list it"):
+            try:
+                found = self._files.ls(self._root, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        return {
+            str(item["name"]).rstrip("/").rpartition("/")[2]: int(item["size"] or 0)
+            for item in found
+            if item["type"] == "file"
+        }
+
+    def make(self) -> None:
+        """Make the folder where folders are made at all."""
+        with self._failing("make it"):
+            self._files.makedirs(self._root, exist_ok=True)
+
+    def remove(self, name: str) -> None:
+        """One file; nothing happens when it is not there."""
+        with self._failing(f"remove {name}"), suppress(FileNotFoundError):
+            self._files.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

