@@ -8,10 +8,8 @@ JSON object on standard input; everything this process has to say goes into the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -20,19 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from reindexer import logs
+from reindexer.actor_pools import actor_pool
 from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
+from reindexer.chunk_work import OpenData
+from reindexer.chunks import Chunk, ChunkLog
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.errors import BuildFailed, LeaseHeld
+from reindexer.fanout import ActorPool, FanOut
 from reindexer.governor import BuildStopped, Governor, Pace
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.opening import Opener
-from reindexer.quality import check_quality
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.verify import Verification, verify_structure
 from search.dense import DenseCollection
 from search.errors import LeaseLost, SearchError
 from search.generations import Generation
+from search.processes import die_with_parent
 from search.searcher import Searcher
 from search.serving import OpenGeneration
 from search.splitter import Splitter
@@ -41,15 +43,18 @@ from training.kill_points import reached
 log = logging.getLogger(__name__)
 
 CATCH_UP_ROUNDS = 20
-_PR_SET_PDEATHSIG = 1
 
 
 class BuildRun:
     """One run of a build: from its checkpoint as far as it gets."""
 
-    def __init__(self, data: DataDirectory, job: BuildJob) -> None:
+    def __init__(
+        self, data: DataDirectory, job: BuildJob, *, open_data: OpenData = open_data_directory
+    ) -> None:
+        """open_data: how the actors of a build that is fanned out open the same directory."""
         self._data = data
         self._job = job
+        self._open_data = open_data
         self._build = data.journal.build_of(job.generation)
         self._base = self._build  # counters when this run began
         self._began = time.monotonic()
@@ -87,10 +92,11 @@ class BuildRun:
                     window=data.settings.window,
                     checkpoint=self._checkpoint,
                     check=governor.check,
+                    while_waiting=governor.check,
                     turn=governor.turn,
                     clock=self._clock,
                 )
-                self._replay_to_head(replay)
+                self._replay_to_head(replay, collection, governor.check)
                 reached("index.begin")
                 with self._clock.timed("finish"):
                     collection.finish()
@@ -137,16 +143,45 @@ class BuildRun:
             generation.collection, generation.recipe.collection_spec(generation.name)
         )
 
-    def _replay_to_head(self, replay: Replay) -> None:
+    def _replay_to_head(
+        self, replay: Replay, collection: DenseCollection, check: Callable[[], None]
+    ) -> None:
         name = self._job.generation
-        start_head = self._build.start_head
-        watermark = self._data.catalog.get(name).watermark
-        if watermark < start_head:
-            replay.run(watermark, start_head, fresh_until=start_head)
+        if self._data.catalog.get(name).watermark < self._build.start_head:
+            self._fill(replay, collection, check)
             self._flush_progress()
         if self._data.catalog.get(name).state == "building":
             self._data.catalog.move(name, "catching_up")
         self._catch_up(replay)
+
+    def _fill(self, replay: Replay, collection: DenseCollection, check: Callable[[], None]) -> None:
+        """Everything up to where the corpus stood when the build was recorded. Chunks that an
+        earlier run has done are left out, whoever does the others now."""
+        data, token = self._data, self._job.token
+        build_id, head = self._build.build_id, self._build.start_head
+        generation = data.catalog.get(self._job.generation)
+        chunks = ChunkLog(data.database)
+        pool = self._actor_pool(generation)
+        if pool is None:
+            for chunk in chunks.left(build_id, generation.watermark, head):
+                replay.run(chunk.after, chunk.until, fresh_until=head)
+                self._flush_progress()
+        else:
+            is_new = chunks.cut(build_id, generation.watermark, head, data.settings.chunk_docs)
+            FanOut(
+                pool,
+                collection,
+                clock=self._clock,
+                wanted=lambda: data.journal.build_of(generation.name).actors,
+                checkpoint=self._checkpoint,
+                lost=lambda: data.journal.count_retry(build_id),
+                check=check,
+            ).run(chunks.left(build_id, generation.watermark, head), fresh=is_new)
+        data.catalog.advance(generation.name, head, lease=BUILD_LEASE, token=token)
+        chunks.forget(build_id)
+
+    def _actor_pool(self, generation: Generation) -> ActorPool | None:
+        return actor_pool(self._data, generation, self._job.token, open_data=self._open_data)
 
     def _catch_up(self, replay: Replay) -> None:
         """Replay what was written meanwhile; each round is shorter than the one before."""
@@ -176,6 +211,8 @@ class BuildRun:
         checks = verify_structure(data.corpus, opened, watermark=watermark)
         metrics = None
         if job.eval_dir is not None:
+            from reindexer.quality import check_quality  # brings torch in
+
             quality, metrics = check_quality(data, opened, Path(job.eval_dir), job.eval_split)
             checks.append(quality)
         report = Verification(generation=job.generation, checks=tuple(checks), metrics=metrics)
@@ -208,27 +245,30 @@ class BuildRun:
             stages = json.dumps(self._clock.seconds())
             self._data.journal.update_build(self._build.build_id, stages=stages, **values)
 
-    def _checkpoint(self, progress: ReplayProgress) -> None:
+    def _checkpoint(self, progress: ReplayProgress, chunk: Chunk | None = None) -> None:
+        """chunk: the one that is done, of a build that is fanned out."""
         elapsed = time.monotonic() - self._began
         base = self._base
         docs_done = base.docs_done + progress.documents
-        self._data.journal.checkpoint(
-            self._build,
-            progress.watermark,
-            lease=BUILD_LEASE,
-            token=self._job.token,
-            docs_done=docs_done,
-            docs_total=max(self._build.docs_total, docs_done),
-            passages=base.passages + progress.passages,
-            encoded=base.encoded + progress.encoded,
-            reused=base.reused + progress.reused,
-            docs_per_s=progress.documents / elapsed if elapsed > 0 else 0.0,
-            busy_s=base.busy_s + elapsed,
-            tokens=base.tokens + progress.tokens,
-            batches=self._build.batches + self._batches(),
-            stages=json.dumps(self._clock.seconds()),
-            reason=None,
-        )
+        counters: dict[str, Any] = {
+            "docs_done": docs_done,
+            "docs_total": max(self._build.docs_total, docs_done),
+            "passages": base.passages + progress.passages,
+            "encoded": base.encoded + progress.encoded,
+            "reused": base.reused + progress.reused,
+            "docs_per_s": progress.documents / elapsed if elapsed > 0 else 0.0,
+            "busy_s": base.busy_s + elapsed,
+            "tokens": base.tokens + progress.tokens,
+            "batches": self._build.batches + self._batches(),
+            "stages": json.dumps(self._clock.seconds()),
+            "reason": None,
+        }
+        build = self._build
+        held: dict[str, Any] = {"lease": BUILD_LEASE, "token": self._job.token}
+        if chunk is None:
+            self._data.journal.checkpoint(build, progress.watermark, **held, **counters)
+        else:
+            ChunkLog(self._data.database).finish(chunk, build.generation, **held, **counters)
         self._told = None
         self._stop_if_wanted()
 
@@ -262,36 +302,33 @@ def run_job(job: BuildJob) -> int:
         data.wait_for_store(run.store_is_away)
         signal.signal(signal.SIGTERM, run.ask_to_stop)
         signal.signal(signal.SIGINT, run.ask_to_stop)
-        build = data.journal.build_of(job.generation)
-        try:
-            report = run.run()
-        except BuildStopped as stopped:
-            record_stop(data, build, stopped.wanted)
-            return EXIT_PAUSED
-        except LeaseLost as error:
-            log.error("%s", error)
-            return 1
-        except Exception as error:
-            reason = f"{error}" or type(error).__name__
-            log.info("build %s failed", build.build_id, exc_info=True)  # shown with -v
-            data.journal.update_build(build.build_id, state="failed", reason=reason)
-            return 1
-        if report.passed:
-            data.catalog.move(job.generation, "ready")
-            data.journal.update_build(build.build_id, state="done", reason=None)
-            return 0
-        reason = "; ".join(report.reasons)
-        data.catalog.move(job.generation, "failed", reason=reason)
-        data.journal.update_build(build.build_id, state="failed", reason=f"gate refused: {reason}")
-        return 3
+        return run_to_its_end(data, run, job.generation)
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the system to kill this process when its parent is gone (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
+def run_to_its_end(data: DataDirectory, run: BuildRun, generation: str) -> int:
+    """Run, and leave in catalog and journal what became of it; returns the exit code."""
+    build = data.journal.build_of(generation)
+    try:
+        report = run.run()
+    except BuildStopped as stopped:
+        record_stop(data, build, stopped.wanted)
+        return EXIT_PAUSED
+    except LeaseLost as error:
+        log.error("%s", error)
+        return 1
+    except Exception as error:
+        reason = f"{error}" or type(error).__name__
+        log.info("build %s failed", build.build_id, exc_info=True)  # shown with -v
+        data.journal.update_build(build.build_id, state="failed", reason=reason)
+        return 1
+    if report.passed:
+        data.catalog.move(generation, "ready")
+        data.journal.update_build(build.build_id, state="done", reason=None)
+        return 0
+    reason = "; ".join(report.reasons)
+    data.catalog.move(generation, "failed", reason=reason)
+    data.journal.update_build(build.build_id, state="failed", reason=f"gate refused: {reason}")
+    return 3
 
 
 def main() -> int:
