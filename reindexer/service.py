@@ -10,28 +10,39 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import uvicorn
-
 from reindexer.access import access_of
 from reindexer.data_directory import DataDirectory
-from reindexer.errors import LeaseHeld, ReindexerError
+from reindexer.errors import GateRefused, LeaseHeld, ReindexerError, SourceInvalid
+from reindexer.feedback import feedback_of
+from reindexer.http_server import HttpServer
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener, sync_lexical
 from reindexer.service_address import ServiceAddress
+from reindexer.status import read_status
 from reindexer.sync import repair_alias, sync_generation
 from reindexer.verify import Verification, verify_structure
+from reindexer.visibility import Visibility
 from search.api_limits import ApiLimits
 from search.app import create_app
+from search.drain import Drain
 from search.errors import LeaseLost, SearchError, WrongState
 from search.processes import process_name
 from search.serving import FOLLOW_S, SearcherManager
+from search.telemetry import Telemetry
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
 LEXICAL_SAVE_S = 30.0  # at the most so much is applied again after a kill
 RETRY_S = 1.0
-DRAIN_S = 10
+
+# Of errors that `search` does not know: what the API answers to them.
+PROBLEMS: Mapping[type[Exception], tuple[int, str]] = {
+    GateRefused: (409, "Verification found a reason not to switch"),
+    LeaseHeld: (409, "Another process is doing this right now"),
+    SourceInvalid: (422, "The source cannot be read"),
+    ReindexerError: (500, "The request failed"),
+}
 
 
 class AddressInUse(ReindexerError):
@@ -48,7 +59,17 @@ class ReindexerService:
         KeysMissing."""
         self._data = data
         self.corpus = data.corpus
-        self.limits = ApiLimits()
+        settings = data.settings
+        self.limits = ApiLimits(
+            max_query_chars=settings.max_query_chars,
+            max_k=settings.max_k,
+            max_batch=settings.max_batch,
+            max_body_bytes=settings.max_body_bytes,
+            max_concurrent=settings.max_concurrent,
+            deadline_s=settings.deadline_s,
+        )
+        self.drain = Drain()
+        self.telemetry = Telemetry(lambda: read_status(settings), is_open=settings.metrics_open)
         self.token = secrets.token_urlsafe(32)
         self.access = access_of(
             data.database, data.settings, host=host, token=self.token, insecure=insecure
@@ -57,13 +78,18 @@ class ReindexerService:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
+        self.feedback = feedback_of(data.database, data.settings)
         self._opener = Opener(data, writable=True)
         self.manager = SearcherManager(
-            data.catalog, self._opener.open, name=process_name(), address=self.url
+            data.catalog,
+            self._opener.open,
+            name=process_name(),
+            address=self.url,
+            load=self.telemetry.query_times.load,
         )
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._applied = threading.Condition()
+        self._visibility = Visibility(self.manager, data.catalog)
         self._problem: str | None = None
 
     # -- what the API asks for -------------------------------------------------------------------
@@ -73,16 +99,16 @@ class ReindexerService:
         self._wake.set()
 
     def wait_until_visible(self, seq: int, timeout_s: float) -> bool:
-        with self._applied:
-            return self._applied.wait_for(lambda: self._visible(seq), timeout_s)
+        return self._visibility.wait(seq, timeout_s)
 
-    def _visible(self, seq: int) -> bool:
-        current = self.manager.current
-        return (
-            current is not None
-            and current.lexical.watermark >= seq
-            and self._data.catalog.get(current.name).watermark >= seq
-        )
+    def not_ready(self) -> str | None:
+        try:
+            self.corpus.head()
+            with self.manager.acquire() as searcher:
+                searcher.collection.count()
+        except SearchError as error:
+            return str(error)
+        return None
 
     def info(self) -> Mapping[str, Any]:
         current = self.manager.current
@@ -117,11 +143,14 @@ class ReindexerService:
 
     def run(self, on_ready: Callable[[str], None]) -> None:
         """Serve until SIGTERM or SIGINT, then drain and give everything back."""
-        app = create_app(self)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S
+        settings = self._data.settings
+        origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+        server = HttpServer(
+            create_app(self, problems=PROBLEMS, cors_origins=origins),
+            self.drain,
+            drain_s=settings.serve_drain_s,
+            notice_s=settings.drain_notice_s,
         )
-        server = uvicorn.Server(config)
         threads = [
             threading.Thread(target=self._follow, name="follow", daemon=True),
             threading.Thread(target=self._replay, name="replay", daemon=True),
@@ -149,6 +178,7 @@ class ReindexerService:
     def close(self) -> None:
         """Give everything back that opening took; `run` ends with it."""
         self.manager.close()
+        self.feedback.close()
         if self._lease is not None:
             self._save_lexical()
         self._opener.close()
@@ -217,6 +247,7 @@ class ReindexerService:
                 self._lease = self._data.journal.lease(SYNC_LEASE)
             except LeaseHeld:
                 self._sync_lexical()
+                self._visibility.refresh()  # another process replays
                 return False
         self._lease.check()
         head = self.corpus.head()
@@ -227,11 +258,12 @@ class ReindexerService:
                 if held is None:
                     continue
                 try:
-                    sync_generation(self._data, opened, self._lease, until=head)
+                    done = sync_generation(self._data, opened, self._lease, until=head)
+                    self.telemetry.encoded(done.encoded, done.tokens)
                 except (SearchError, TrainingError) as error:
+                    self.telemetry.sync_failed(opened.name)
                     failure = error  # the others go on: a broken standby must not stop live
-        with self._applied:
-            self._applied.notify_all()
+        self._visibility.refresh()
         repair_alias(self._data)
         keep = {opened.generation.recipe.fingerprint for opened in self.manager.opened()}
         self._opener.forget_encoders(keep)

@@ -1,154 +1,161 @@
-"""Questions to the generations this process has open."""
+"""Search: one query, or many of them from one generation."""
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+import orjson
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-from search.answer import RunMode
-from search.api_problem import Forbidden, problem
-from search.documents import Filter, filter_from_json, parse_filter, validate_filter
-from search.errors import GenerationNotFound
-from search.searcher import MAX_K, Searcher, SearchRequest
+from search import api_schema as schema
+from search.access import needs
+from search.answer import Answer, Mode
+from search.api_limits import ApiLimits, limits_of
+from search.api_openapi import problems
+from search.api_schema import Depth, K, Text
+from search.documents import filter_from_json, parse_filter, validate_filter
+from search.errors import InvalidQuery
+from search.request_ids import new_id
+from search.searcher import SearchRequest
 from search.service import Service
+from search.threads import Threads
 
-Mode = Literal["hybrid", "dense", "lexical"]
-MAX_RUN_QUERIES = 256
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class SearchBody(_Body):
-    """A query."""
-
-    query: str
-    k: int = Field(default=10, ge=1, le=MAX_K)
-    mode: Mode = "hybrid"
-    filter: dict[str, Any] | list[dict[str, Any]] | None = Field(
-        default=None,
-        description='Conditions that must all hold: {"field": value | [any, of] | {"gte": 1}}; '
-        "a list of such objects where one field has several conditions",
-    )
-    depth: int | None = Field(default=None, ge=1, le=MAX_K)
-    explain: bool = False
-    generation: str | None = Field(
-        default=None, description="Ask this generation, if this process has it open; else live"
-    )
-
-
-class RunsBody(_Body):
-    """Many queries against one generation, for evaluation: ids only."""
-
-    queries: list[str] = Field(max_length=MAX_RUN_QUERIES)
-    mode: RunMode = "hybrid"
-    depth: int = Field(default=100, ge=1, le=MAX_K)
-    generation: str | None = None
-
-
-class LegsBody(_Body):
-    """Many queries against both legs of one generation, for fitting its fusion: ids and scores."""
-
-    queries: list[str] = Field(max_length=MAX_RUN_QUERIES)
-    depth: int = Field(default=100, ge=1, le=MAX_K)
-    generation: str | None = None
-
-
-class VerifyBody(_Body):
-    generation: str
+# More threads answer no sooner where the legs are in this process, and a few more keep the cores
+# busy where an encoder takes batches or a server is asked.
+N_THREADS = 8
 
 
 def router(service: Service) -> APIRouter:
-    """Search, and what evaluation asks."""
-    routes = APIRouter()
+    """POST and GET /search, POST /search/batch."""
+    routes = APIRouter(tags=["search"], dependencies=[Depends(needs(service, "search"))])
+    threads = Threads("search", N_THREADS)
+    answers = _Answers(service)
 
-    def own_token(x_reindexer_token: Annotated[str, Header()] = "") -> None:
-        if not secrets.compare_digest(x_reindexer_token.encode(), service.token.encode()):
-            raise Forbidden
+    @routes.post(
+        "/search",
+        responses={200: {"model": schema.Answer}, **problems(404)},
+        response_class=Response,
+    )
+    async def post_search(request: Request, body: schema.SearchBody) -> Response:
+        """The k best documents for a query."""
+        asked = _asked(body, service.limits)
+        until = limits_of(request).deadline
+        return _json(await threads.run(answers.one, asked, body.generation, until))
 
-    @routes.post("/search")
-    def post_search(body: SearchBody) -> dict[str, Any]:
-        request = SearchRequest(
-            query=body.query,
-            k=body.k,
-            mode=body.mode,
-            where=_filter(body.filter),
-            depth=body.depth,
-            explain=body.explain,
-        )
-        return _search(service, request, body.generation)
-
-    @routes.get("/search")
-    def get_search(
-        q: str,
-        k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
+    @routes.get(
+        "/search",
+        responses={200: {"model": schema.Answer}, **problems(404)},
+        response_class=Response,
+    )
+    async def get_search(
+        request: Request,
+        q: Annotated[Text, Query(description="The query", examples=["how do vaccines work"])],
+        k: K = 10,
         mode: Mode = "hybrid",
-        filter: Annotated[Sequence[str], Query()] = (),
+        filter: Annotated[
+            Sequence[str],
+            Query(description="field=value, field=a|b, field>=3, field=1..5; all must hold"),
+        ] = (),
+        depth: Depth = None,
         explain: bool = False,
-    ) -> dict[str, Any]:
+        generation: str | None = None,
+    ) -> Response:
+        """The same as a link."""
+        _check(service.limits, q, k)
         where = parse_filter(filter)
-        request = SearchRequest(query=q, k=k, mode=mode, where=where, explain=explain)
-        return _search(service, request)
+        asked = SearchRequest(query=q, k=k, mode=mode, where=where, depth=depth, explain=explain)
+        until = limits_of(request).deadline
+        return _json(await threads.run(answers.one, asked, generation, until))
 
-    @routes.post("/runs", dependencies=[Depends(own_token)])
-    def post_runs(body: RunsBody) -> dict[str, Any]:
-        with _searcher(service, body.generation) as searcher:
-            return searcher.runs(body.queries, mode=body.mode, depth=body.depth)
-
-    @routes.post("/legs", dependencies=[Depends(own_token)])
-    def post_legs(body: LegsBody) -> dict[str, Any]:
-        with _searcher(service, body.generation) as searcher:
-            return searcher.legs(body.queries, depth=body.depth)
-
-    @routes.post("/verify", dependencies=[Depends(own_token)])
-    def post_verify(body: VerifyBody) -> Mapping[str, Any]:
-        return service.verify(body.generation)
-
-    @routes.get("/info")
-    def get_info() -> Mapping[str, Any]:
-        return {**service.info(), "open": [opened.name for opened in service.manager.opened()]}
-
-    @routes.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @routes.get("/readyz")
-    def readyz() -> Response:
-        current = service.manager.current
-        if current is None:
-            return problem(503, "Nothing is live yet", "no generation is open in this process")
-        return JSONResponse({"status": "ready", "generation": current.name})
+    @routes.post(
+        "/search/batch",
+        responses={200: {"model": schema.Answers}, **problems(404)},
+        response_class=Response,
+    )
+    async def post_search_batch(request: Request, body: schema.BatchBody) -> Response:
+        """Many queries, encoded together and all answered from one generation."""
+        check_batch(service.limits, len(body.queries), "queries")
+        asked = []
+        for number, item in enumerate(body.queries):
+            try:
+                asked.append(_asked(item, service.limits))
+            except InvalidQuery as error:
+                raise InvalidQuery(f"queries[{number}]: {error}") from None
+        until = limits_of(request).deadline
+        return _json(await threads.run(answers.many, asked, body.generation, until))
 
     return routes
 
 
-def _search(
-    service: Service, request: SearchRequest, generation: str | None = None
-) -> dict[str, Any]:
-    with _searcher(service, generation) as searcher:
-        return searcher.search(request).to_json()
+def check_batch(limits: ApiLimits, n_items: int, what: str) -> None:
+    """Raises InvalidQuery when there are more in one request than the service takes."""
+    if n_items > limits.max_batch:
+        raise InvalidQuery(
+            f"{n_items:,} {what} in one request, at most {limits.max_batch:,} are allowed "
+            "(serve.max_batch); send several requests"
+        )
 
 
-@contextlib.contextmanager
-def _searcher(service: Service, generation: str | None) -> Iterator[Searcher]:
-    """The live generation's searcher, or that of another generation this process has open."""
-    if generation is None:
-        with service.manager.acquire() as searcher:
-            yield searcher
-        return
-    with service.manager.acquire_named(generation) as named:
-        if named is None:
-            raise GenerationNotFound(f"{generation} is not open in this process")
-        yield named
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Answers as JSON; called in threads."""
+
+    service: Service
+
+    def one(self, asked: SearchRequest, generation: str | None, until: float | None) -> bytes:
+        with self.service.manager.acquire(generation) as searcher:
+            answer = searcher.search(asked, until=until)
+        self.service.telemetry.answered(answer)
+        return orjson.dumps(_told(answer))
+
+    def many(
+        self, asked: Sequence[SearchRequest], generation: str | None, until: float | None
+    ) -> bytes:
+        began = time.perf_counter()
+        with self.service.manager.acquire(generation) as searcher:
+            answers = searcher.search_many(asked, until=until)
+            for answer in answers:
+                self.service.telemetry.answered(answer)
+            value = {
+                "generation": searcher.generation,
+                "model": searcher.model,
+                "took_ms": round((time.perf_counter() - began) * 1e3, 3),
+                "answers": [_told(answer) for answer in answers],
+            }
+        return orjson.dumps(value)
 
 
-def _filter(value: dict[str, Any] | list[dict[str, Any]] | None) -> Filter:
-    parts = value if isinstance(value, list) else [value]
-    return validate_filter(tuple(item for part in parts for item in filter_from_json(part)))
+def _told(answer: Answer) -> dict[str, Any]:
+    return {"query_id": new_id(), **answer.to_json()}
+
+
+def _asked(body: schema.QueryBody, limits: ApiLimits) -> SearchRequest:
+    _check(limits, body.query, body.k)
+    parts: list[dict[str, Any] | None]
+    parts = list(body.filter) if isinstance(body.filter, list) else [body.filter]
+    return SearchRequest(
+        query=body.query,
+        k=body.k,
+        mode=body.mode,
+        where=validate_filter(tuple(item for part in parts for item in filter_from_json(part))),
+        depth=body.depth,
+        explain=body.explain,
+    )
+
+
+def _check(limits: ApiLimits, query: str, k: int) -> None:
+    """What a SearchRequest allows, this service need not."""
+    if len(query) > limits.max_query_chars:
+        raise InvalidQuery(
+            f"the query has {len(query):,} characters, this service takes "
+            f"{limits.max_query_chars:,} (serve.max_query_chars)"
+        )
+    if k > limits.max_k:
+        raise InvalidQuery(f"k is {k}, this service gives up to {limits.max_k:,} (serve.max_k)")
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Sequence
+from types import MappingProxyType
 
-from search import api_access, api_documents, api_problem, api_search
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from search import (
+    api_access,
+    api_documents,
+    api_evaluation,
+    api_feedback,
+    api_health,
+    api_limits,
+    api_metrics,
+    api_openapi,
+    api_points,
+    api_problem,
+    api_search,
+)
+from search.request_ids import HEADER
 from search.service import Service
 
 
-def create_app(service: Service) -> FastAPI:
-    """The API of one serving process."""
+def create_app(
+    service: Service,
+    *,
+    problems: api_problem.Table = MappingProxyType({}),
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
+    """The API of one serving process.
+
+    problems: status code and title of errors that are not known here.
+    cors_origins: whose pages a browser lets read the answers; nobody's unless given.
+    """
     app = FastAPI(
         title="reindexer",
         description="Hybrid search over exactly one generation of the corpus.",
@@ -17,9 +43,25 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     # What wraps every request; the last one installed is the outermost.
+    api_limits.install(app, service)
     api_access.install(app, service)
-    api_problem.install(app, service)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[HEADER, "Retry-After"],
+        )
+    api_problem.install(app, service, more=problems)
+    api_metrics.install(app, service)
     # What answers, in the order of the OpenAPI document.
     app.include_router(api_search.router(service))
     app.include_router(api_documents.router(service))
+    app.include_router(api_feedback.router(service))
+    app.include_router(api_evaluation.router(service))
+    app.include_router(api_health.router(service))
+    app.include_router(api_metrics.router(service))
+    app.include_router(api_points.router(service))
+    api_openapi.install(app)
     return app

@@ -8,7 +8,10 @@ from typing import Any, Protocol
 from search.access import Access
 from search.api_limits import ApiLimits
 from search.corpus import Corpus
+from search.drain import Drain
+from search.feedback import FeedbackLog
 from search.serving import SearcherManager
+from search.telemetry import Telemetry
 
 
 class Service(Protocol):
@@ -18,9 +21,12 @@ class Service(Protocol):
     """
 
     access: Access
+    feedback: FeedbackLog
     manager: SearcherManager
     corpus: Corpus
     limits: ApiLimits
+    drain: Drain
+    telemetry: Telemetry
     token: str  # of this process; who knows it may read the data directory
 
     def wrote(self, seq: int) -> None:
@@ -33,6 +39,10 @@ class Service(Protocol):
 
     def info(self) -> Mapping[str, Any]:
         """What this process answers from: generation, model, fingerprint, watermarks, head_seq."""
+        ...
+
+    def not_ready(self) -> str | None:
+        """Why queries should not be sent here: the database or the store does not answer."""
         ...
 
     def verify(self, generation: str) -> Mapping[str, Any]:
