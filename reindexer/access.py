@@ -62,6 +62,5 @@ def _rate(text: str | None) -> str | None:
         raise SettingsInvalid(f"serve.rate_limit: {error}") from error
 
 
-def _local_hosts(host: str, allowed: str) -> frozenset[str]:
-    names = (name.strip().lower() for name in allowed.split(","))
-    return _LOCAL_HOSTS | {host, *filter(None, names)}
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]

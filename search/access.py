@@ -39,16 +39,19 @@ class Access:
         required: bool,
         rate_limit: str | None = None,
         local_hosts: Collection[str] | None = None,
+        origins: Collection[str] = (),
     ) -> None:
         """token: of the data directory; it may do everything and is not counted.
         required: whether a request without a key is refused.
         rate_limit: of a key that has none of its own, and of an address that needs no key.
         local_hosts: names and addresses that a request may be sent to, since only this machine is
-        trusted; None when other machines are, or when keys say who is."""
+        trusted; None when other machines are, or when keys say who is.
+        origins: of other pages that may send what changes something, where no key is needed."""
         self._keys = keys
         self._token = token.encode()
         self.required = required
         self.local_hosts = None if local_hosts is None else frozenset(local_hosts)
+        self.origins = frozenset(origins)
         self._rate_limit = rate_limit
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._rates: dict[str, limits.RateLimitItem] = {}

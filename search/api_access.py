@@ -9,7 +9,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from search.access import Access
-from search.api_problem import error_response
 from search.errors import ForeignRequest
 from search.service import Service
 
@@ -30,29 +29,28 @@ class _RefuseForeign:
     def __init__(self, app: ASGIApp, *, access: Access) -> None:
         self._app = app
         self._local_hosts = access.local_hosts
+        self._origins = access.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            error = self._objection(scope["method"], Headers(scope=scope))
-            if error is not None:
-                await error_response(error)(scope, receive, send)
-                return
+            self._check(scope["method"], Headers(scope=scope))
         await self._app(scope, receive, send)
 
-    def _objection(self, method: str, headers: Headers) -> ForeignRequest | None:
+    def _check(self, method: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._local_hosts is not None and _name(host) not in self._local_hosts:
-            return ForeignRequest(
+            raise ForeignRequest(
                 f"the request was sent to {host[:100]!r}, which is no name of this machine; if it "
                 "is yours, add it to the setting serve.allowed_hosts"
             )
         origin = headers.get("origin")
-        if origin is None or method in _SAFE_METHODS or urlsplit(origin).netloc == host:
-            return None
-        return ForeignRequest(
-            f"a page of {origin[:100]!r} may not do this; call the API from your own server, with "
-            "a key"
-        )
+        if origin is None or method in _SAFE_METHODS or origin in self._origins:
+            return
+        if urlsplit(origin).netloc != host:
+            raise ForeignRequest(
+                f"a page of {origin[:100]!r} may not do this; call the API from your own server, "
+                "with a key"
+            )
 
 
 def _name(host: str) -> str:
