@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ from reindexer.opening import Opener
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.verify import Verification, verify_structure
+from search import traces
 from search.dense import DenseCollection
 from search.errors import LeaseLost, SearchError
 from search.generations import Generation
@@ -336,8 +338,14 @@ def main() -> int:
     die_with_parent(int(sys.argv[1]))
     job = BuildJob.from_json(sys.stdin.read())
     logs.configure(job.log_format, job.log_level)
-    with logs.known(generation=job.generation):
-        return run_job(job)
+    settings = job.read_settings()
+    if traces.are_wanted(settings.traces, os.environ):
+        traces.start("reindexer-build")
+    try:
+        with logs.known(generation=job.generation), traces.span("build", generation=job.generation):
+            return run_job(job)
+    finally:
+        traces.stop()
 
 
 if __name__ == "__main__":

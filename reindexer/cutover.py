@@ -11,6 +11,7 @@ from typing import Any
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE, Lease
+from search import traces
 from search.errors import CutOverRefused, NoLiveGeneration, StoreError, WrongState
 from search.generations import Generation
 from training.errors import TrainingError
@@ -66,7 +67,7 @@ def cut_over(
     what was live still is.
     """
     generation = data.catalog.get(target)
-    with data.journal.lease(CUT_OVER_LEASE) as lease:
+    with traces.span(kind, generation=target), data.journal.lease(CUT_OVER_LEASE) as lease:
         live = data.catalog.live()
         if live is not None and live.name == target:
             raise WrongState(f"{target} is live already; nothing was changed")

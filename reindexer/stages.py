@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from search import traces
+
 if TYPE_CHECKING:
     from search.splitter import DocumentTokenizer
     from training.tokenizer import TokenizedTexts
@@ -24,6 +26,7 @@ class StageClock:
         """before: seconds of earlier runs."""
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = dict(before or {})
+        self._parent = traces.here()  # threads that do a stage have no span of their own
 
     def add(self, stage: str, seconds: float) -> None:
         with self._lock:
@@ -33,7 +36,8 @@ class StageClock:
     def timed(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with traces.span(stage, parent=self._parent):
+                yield
         finally:
             self.add(stage, time.perf_counter() - began)
 

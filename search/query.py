@@ -10,10 +10,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from search import traces
 from search.answer import Answer, Explanation, Hit, Part, RunMode, TookMs
 from search.dense import DenseHit, FloatVector
 from search.documents import Change, Document, Value
-from search.errors import InvalidQuery, SearchError
+from search.errors import DeadlineExceeded, InvalidQuery, SearchError
 from search.fusion import Fused, contributions, fuse
 from search.recipe import FusionRecipe
 from search.snippet import query_words, snippet
@@ -35,7 +36,16 @@ _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 class Query:
     """What is known of one query so far. Used once, by one thread."""
 
-    def __init__(self, searcher: Searcher, request: SearchRequest) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        request: SearchRequest,
+        *,
+        vector: FloatVector | None = None,
+        until: float | None = None,
+    ) -> None:
+        """vector: of the query, if it was encoded together with others.
+        until: time.monotonic() from when on nobody waits for the answer."""
         self._searcher = searcher
         self._request = request
         self._began = time.perf_counter()
@@ -43,12 +53,17 @@ class Query:
         self._errors: dict[Part, Exception] = {}
         self._fusion = searcher.recipe.fusion
         self._depth = request.leg_depth(self._fusion)
-        self._vector: FloatVector | None = None
+        self._vector = vector
+        self._until = until
         self._lexical: Sequence[LexicalHit] = ()
         self._dense: Sequence[DenseHit] = ()
 
     def answer(self) -> Answer:
         request, searcher = self._request, self._searcher
+        with traces.span("search", generation=searcher.generation, mode=request.mode, k=request.k):
+            return self._answer(request, searcher)
+
+    def _answer(self, request: SearchRequest, searcher: Searcher) -> Answer:
         self._ask_legs()
         found = self._find()
         while len(found) < request.k and self._is_more():
@@ -78,8 +93,10 @@ class Query:
                     self._request.query, self._depth, self._request.where
                 )
         if mode != "lexical" and "dense" not in self._errors:
+            self._check_time()
             with self._may_fail("dense"):
                 self._ask_dense()
+        self._check_time()
         failed = [part for part in ("lexical", "dense") if part in self._errors]
         if len(failed) == (2 if mode == "hybrid" else 1):
             error = self._errors[failed[-1]]
@@ -214,11 +231,20 @@ class Query:
 
     # -- time and trouble ----------------------------------------------------------------------
 
+    def _check_time(self) -> None:
+        """What a part has begun it also ends; no further part begins once nobody waits."""
+        if self._until is not None and time.monotonic() > self._until:
+            raise DeadlineExceeded(
+                f"the query took longer than it may: {(time.perf_counter() - self._began):.1f} s; "
+                "ask for fewer hits, or try again"
+            )
+
     @contextlib.contextmanager
     def _timed(self, part: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with traces.span(part):
+                yield
         finally:
             ms = (time.perf_counter() - began) * 1e3
             self._took_ms[part] = self._took_ms.get(part, 0.0) + ms

@@ -27,12 +27,14 @@ from reindexer.upgrade import recipe_for, same_recipe
 from search.access import Access
 from search.api_limits import ApiLimits
 from search.app import create_app
+from search.drain import Drain
 from search.errors import WrongState
 from search.fusion import PLAIN_RRF
 from search.keys import ApiKeys
 from search.processes import process_name
 from search.searcher import SearchRequest
 from search.serving import SearcherManager
+from search.telemetry import Telemetry
 from tests.word_directory import WordDirectory
 from training.judgments import Judgments, read_judgments
 
@@ -92,6 +94,8 @@ def serving(directory: WordDirectory) -> Iterator[SearcherManager]:
     service: Any = SimpleNamespace(
         access=Access(ApiKeys(directory.database), token=TOKEN, required=False),
         limits=ApiLimits(),
+        drain=Drain(),
+        telemetry=Telemetry(),
         manager=manager,
         corpus=directory.corpus,
         token=TOKEN,
