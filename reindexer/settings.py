@@ -178,12 +178,54 @@ class Settings:
         "how long a build stands still, its process gone, until a worker goes on with it",
         low=0,
     )
+    evaluation_dir: str | None = _setting(
+        "operate.evaluation_dir",
+        None,
+        "folder with the folders of judged queries that a build over the API may name",
+    )
     compact_below: float = _setting(
         "compact.below",
         0.8,
         "share of the live passages in the ANN index under which the live generation is compacted",
         low=0,
         high=1,
+    )
+    max_query_chars: int = _setting(
+        "serve.max_query_chars", 10_000, "longest query, in characters", low=1, high=10_000
+    )
+    max_k: int = _setting("serve.max_k", 1_000, "most hits of one query", low=1, high=1_000)
+    max_batch: int = _setting(
+        "serve.max_batch", 1_000, "most queries or documents in one request", low=1, high=10_000
+    )
+    max_body_bytes: int = _setting(
+        "serve.max_body_bytes",
+        16_000_000,
+        "largest body of a request, and longest line where documents are streamed",
+        low=1_000,
+    )
+    max_concurrent: int = _setting(
+        "serve.max_concurrent",
+        64,
+        "requests under way in one process; one more is refused at once with 429",
+        low=1,
+    )
+    deadline_s: float = _setting(
+        "serve.deadline_s", 30.0, "longest time that one request may take", low=0.05
+    )
+    serve_drain_s: float = _setting(
+        "serve.drain_s", 10.0, "how long a stopping service waits for requests under way", low=0
+    )
+    drain_notice_s: float = _setting(
+        "serve.drain_notice_s",
+        0.0,
+        "how long a stopping service goes on as before while /readyz says that it stops, so that "
+        "a load balancer can notice",
+        low=0,
+    )
+    cors_origins: str = _setting(
+        "serve.cors_origins",
+        "",
+        "origins, with commas between, whose pages a browser lets use the API; none unless given",
     )
     require_keys: bool = _setting(
         "serve.require_keys",

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from search import database as tables
 from search.database import Database
 from search.documents import Change, Document, content_hash, metadata_from_json, metadata_json
+from search.errors import WrongState
 from training.kill_points import reached
 
 _IDS_PER_QUERY = 500
@@ -74,11 +75,12 @@ class Corpus:
             )
         )
 
-    def put(self, documents: Sequence[Document]) -> PutResult:
-        """Insert or replace documents, all or none, in one transaction.
+    def put(self, documents: Sequence[Document], *, or_none: bool = False) -> PutResult:
+        """Insert or replace documents in one transaction.
 
         A document whose content is already stored takes no seq. A document that is stored under
-        another source is refused and left as it is. Of two with the same doc_id the last counts.
+        another source is refused and left as it is; with or_none that refuses all of them, and
+        WrongState is raised. Of two with the same doc_id the last counts.
         """
         wanted = {document.doc_id: document for document in documents}
         refused: dict[str, str] = {}
@@ -96,6 +98,8 @@ class Corpus:
                     refused[doc_id] = old.source
                 elif old.content_hash != row["content_hash"]:
                     edited.append(row)
+            if refused and or_none:
+                raise WrongState(_refusal(refused, wanted))
             rows = new + edited
             now = time.time()
             for seq, row in enumerate(rows, head + 1):
@@ -280,6 +284,15 @@ _STORED = sa.select(
     tables.documents.c.seq,
 ).where(tables.documents.c.doc_id.in_(sa.bindparam("ids", expanding=True)))
 _HEAD = sa.select(tables.corpus_head.c.seq).where(tables.corpus_head.c.id == 1)
+
+
+def _refusal(refused: Mapping[str, str], wanted: Mapping[str, Document]) -> str:
+    doc_id, owner = next(iter(refused.items()))
+    others = f", and so do {len(refused) - 1} others" if len(refused) > 1 else ""
+    return (
+        f"document {doc_id!r} belongs to source {owner!r}, not {wanted[doc_id].source!r}{others}; "
+        "nothing was stored: name that source, or delete the document first"
+    )
 
 
 def _put_sql(database: Database) -> str:

@@ -5,12 +5,10 @@ SearchError
 ├── InvalidQuery           a query, filter, k or mode that cannot be answered
 ├── NoLiveGeneration       nothing has been built and switched to yet
 ├── GenerationNotFound     no such generation
+├── DocumentNotFound       no such document
 ├── BuildNotFound          no such build
 ├── WrongState             the operation does not fit the generation's state
-├── OperationError         what was asked of the installation over the API cannot be done
-│   ├── InvalidOperation   asked with something that makes no sense
-│   ├── GateClosed         a gate refused it; a person may override
-│   └── UnderWay           another process is doing this right now
+├── InvalidOperation       what was asked of the installation makes no sense
 ├── SpaceMismatch          encoder, generation and collection do not share one vector space
 ├── CutOverRefused         the compare-and-swap or the preparation did not go through
 ├── LeaseLost              somebody else holds the lease now: stop writing
@@ -19,6 +17,13 @@ SearchError
 │   ├── ScopeMissing       the key may not do this
 │   ├── RateLimited        more requests than the key may make
 │   └── ForeignRequest     a browser sent it for a page of another origin
+├── LimitError             a request that is one too many, or too much
+│   ├── Overloaded         too many requests under way in this process
+│   ├── DeadlineExceeded   it took longer than a request may
+│   └── NotReady           this process should get no requests now
+├── FeedbackOff            feedback was sent, and no log is kept
+├── InvalidFeedback        a click, judgment or vote that cannot be stored
+├── QueryNotFound          feedback on a query that is not in the log
 ├── InvalidKey             an API key that cannot be made
 ├── KeyNotFound            no such API key
 ├── StoreError
@@ -33,6 +38,9 @@ SearchError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class SearchError(Exception):
@@ -59,24 +67,16 @@ class BuildNotFound(SearchError):
     """No such build."""
 
 
+class DocumentNotFound(SearchError):
+    """No such document."""
+
+
 class WrongState(SearchError):
     """The operation does not fit the generation's state."""
 
 
-class OperationError(SearchError):
-    """What was asked of the installation over the API cannot be done."""
-
-
-class InvalidOperation(OperationError):
-    """Asked with something that makes no sense."""
-
-
-class GateClosed(OperationError):
-    """A gate refused it; a person may override."""
-
-
-class UnderWay(OperationError):
-    """Another process is doing this right now."""
+class InvalidOperation(SearchError):
+    """What was asked of the installation makes no sense."""
 
 
 class SpaceMismatch(SearchError):
@@ -136,6 +136,38 @@ class RateLimited(AccessError):
 
 class ForeignRequest(AccessError):
     """A browser sent it for a page of another origin, or under a name that is not ours."""
+
+
+class LimitError(SearchError):
+    """A request that is one too many, or too much, for this process now."""
+
+
+class Overloaded(LimitError):
+    """As many requests are under way as this process takes."""
+
+    headers: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
+
+
+class DeadlineExceeded(LimitError):
+    """The request took longer than one may."""
+
+
+class NotReady(LimitError):
+    """This process should get no requests now."""
+
+    headers: Mapping[str, str] = MappingProxyType({"Retry-After": "1"})
+
+
+class FeedbackOff(SearchError):
+    """Feedback was sent, and no query log is kept that it could belong to."""
+
+
+class InvalidFeedback(SearchError):
+    """A click, judgment or vote that cannot be stored."""
+
+
+class QueryNotFound(SearchError):
+    """Feedback on a query that is not in the log."""
 
 
 class InvalidKey(SearchError):

@@ -10,13 +10,13 @@ import numpy as np
 
 from search.answer import Answer, Mode, RunMode
 from search.corpus import Corpus
-from search.dense import DenseCollection, DenseHit, FloatMatrix
+from search.dense import DenseCollection, DenseHit, FloatMatrix, FloatVector
 from search.documents import Filter, validate_filter
 from search.errors import InvalidQuery, SpaceMismatch
 from search.fusion import PLAIN_RRF
 from search.query import MAX_DEPTH, Query, rank
 from search.recipe import FusionRecipe, Recipe
-from training.errors import EncodingFailed
+from training.errors import EncodingFailed, TrainingError
 
 if TYPE_CHECKING:
     from search.lexical import LexicalHit
@@ -26,6 +26,7 @@ MAX_QUERY_CHARACTERS = 10_000
 MAX_K = 1_000
 DEFAULT_DEPTH = PLAIN_RRF.depth
 
+_ENCODED_TOGETHER = 32  # queries of one batch; between two such lots the deadline is looked at
 _WARM_UP = "the first query of a generation"
 
 
@@ -128,13 +129,39 @@ class Searcher:
     def model(self) -> str:
         return self.recipe.model
 
-    def search(self, request: SearchRequest) -> Answer:
+    def search(self, request: SearchRequest, *, until: float | None = None) -> Answer:
         """The k best documents.
 
         A part that fails is left out and named in `degraded`: one leg, or the corpus, without which
-        hits have no title, snippet and metadata. Raises the leg's own error when no leg is left.
+        hits have no title, snippet and metadata. Raises the leg's own error when no leg is left,
+        and DeadlineExceeded once time.monotonic() is past `until`.
         """
-        return Query(self, request).answer()
+        return Query(self, request, until=until).answer()
+
+    def search_many(
+        self, requests: Sequence[SearchRequest], *, until: float | None = None
+    ) -> list[Answer]:
+        """What `search` answers to each, with the queries encoded together. Raises what it raises
+        for the first that cannot be answered."""
+        answers: list[Answer] = []
+        for start in range(0, len(requests), _ENCODED_TOGETHER):
+            part = requests[start : start + _ENCODED_TOGETHER]
+            vectors = self._vectors_of(part)
+            answers += [
+                Query(self, request, vector=vector, until=until).answer()
+                for request, vector in zip(part, vectors, strict=True)
+            ]
+        return answers
+
+    def _vectors_of(self, requests: Sequence[SearchRequest]) -> list[FloatVector | None]:
+        """None for a query that needs no vector, or has to be encoded alone: one that cannot be
+        encoded is nothing to the others."""
+        wanted = [request.query for request in requests if request.mode != "lexical"]
+        try:
+            rows = iter(self.encode(wanted)) if wanted else iter(())
+        except TrainingError:
+            return [None] * len(requests)
+        return [next(rows) if request.mode != "lexical" else None for request in requests]
 
     def runs(
         self, queries: Sequence[str], *, mode: RunMode = "hybrid", depth: int = DEFAULT_DEPTH

@@ -9,6 +9,7 @@ from search.access import Access
 from search.api_limits import ApiLimits
 from search.corpus import Corpus
 from search.drain import Drain
+from search.operations import Operations
 from search.feedback import FeedbackLog
 from search.serving import SearcherManager
 from search.telemetry import Telemetry
@@ -26,6 +27,7 @@ class Service(Protocol):
     corpus: Corpus
     limits: ApiLimits
     drain: Drain
+    operations: Operations
     telemetry: Telemetry
     token: str  # of this process; who knows it may read the data directory
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from search.errors import NoLiveGeneration
+from search.errors import GenerationNotFound, NoLiveGeneration
 from search.generations import Catalog, Generation, Pointers
 from search.query_times import QueryLoad
 from search.recipe import FusionRecipe, Recipe
@@ -96,8 +96,18 @@ class SearcherManager:
     # -- for queries ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def acquire(self) -> Iterator[Searcher]:
-        """The searcher of the live generation, to be used to the end of one query."""
+    def acquire(self, name: str | None = None) -> Iterator[Searcher]:
+        """The searcher of the live generation, or of the one named, to be used to the end of one
+        query. Raises NoLiveGeneration, GenerationNotFound."""
+        if name is not None:
+            with self.acquire_named(name) as named:
+                if named is None:
+                    raise GenerationNotFound(
+                        f"{name!r} is not open in this process; it has "
+                        f"{', '.join(sorted(self._opened)) or 'nothing'} open"
+                    )
+                yield named
+            return
         with self._lock:
             current = self._current
             if current is None:
