@@ -54,6 +54,7 @@ class Build:
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds, over all its runs
     pace: float | None = None  # share of full speed that the governor leaves it
     pace_reason: str | None = None
+    actors: int | None = None  # wanted by somebody, of a build that is fanned out
 
 
 class Journal:
@@ -137,6 +138,10 @@ class Journal:
                 .where(tables.builds.c.id == build_id)
                 .values(updated_at=time.time(), **values)
             )
+
+    def count_retry(self, build_id: int) -> None:
+        """Part of a build has to be done again."""
+        self.update_build(build_id, retries=tables.builds.c.retries + 1)
 
     def checkpoint(
         self, build: Build, watermark: int, *, lease: str, token: int, **progress: Any
@@ -327,4 +332,5 @@ def _build(row: Any) -> Build:
         stages=json.loads(row.stages) if row.stages else {},
         pace=row.pace,
         pace_reason=row.pace_reason,
+        actors=row.actors,
     )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
+import sys
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
 
 
 def process_name(pid: int | None = None) -> str:
@@ -64,3 +69,11 @@ def _start_of(pid: int) -> str:
         return "0"
     fields = text.rpartition(")")[2].split()
     return "dead" if fields[0] in ("Z", "X") else fields[19]
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the system to kill this process when its parent is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)

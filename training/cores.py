@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,6 +25,8 @@ class CorePool:
     """
 
     def __init__(self) -> None:
+        import torch
+
         n_cores = use_visible_cores()
         self.workers = min(n_cores, MAX_WORKERS)
         self._threads: ThreadPoolExecutor | None = None
@@ -43,6 +43,8 @@ class CorePool:
 
 
 def _start(workers: int, share: int) -> ThreadPoolExecutor:
+    import torch
+
     everyone = threading.Barrier(workers)
 
     def begin(_: int) -> None:
@@ -61,6 +63,8 @@ def use_visible_cores() -> int:
     In a container torch counts the machine's cores, not the share it was given; more threads than
     that wait for each other. OMP_NUM_THREADS is respected.
     """
+    import torch
+
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), visible_cores()))
     return torch.get_num_threads()

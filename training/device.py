@@ -25,3 +25,8 @@ def resolve_device(device: str) -> torch.device:
             f"device {device!r} cannot be used: {reason}. Use --device auto or cpu"
         ) from error
     return found
+
+
+def n_gpus() -> int:
+    """CUDA GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
