@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from reindexer.cli_verb import (
     pass_invocation,
 )
 from reindexer.errors import GateRefused
+from reindexer.listings import generation_json, generations_json
 from reindexer.progress import Progress
 from reindexer.terminal import (
     count,
@@ -33,7 +32,6 @@ from reindexer.terminal import (
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
-    from search.generations import Generation
 
 _GENERATION = (
     '{"generation", "state", "model", "collection", "watermark", "lag_docs", "documents", '
@@ -57,7 +55,7 @@ def generations(context: click.Context, invocation: Invocation, as_json: bool) -
     if context.invoked_subcommand is not None:
         return
     with invocation.open_existing() as data:
-        found = [_generation_json(data, item) for item in data.catalog.all()]
+        found = generations_json(data)
     if as_json:
         print_json(found)
         return
@@ -95,10 +93,7 @@ def show(invocation: Invocation, name: str, as_json: bool) -> None:
     """One generation: recipe, watermark, and what the gate found."""
     with invocation.open_existing() as data:
         generation = data.catalog.get(name)
-        value = _generation_json(data, generation)
-        value["recipe"] = json.loads(generation.recipe.to_json())
-        value["verified"] = generation.verified
-        value["build"] = _build_json(data, name)
+        value = generation_json(data, name)
     if as_json:
         print_json(value)
         return
@@ -142,37 +137,6 @@ def show(invocation: Invocation, name: str, as_json: bool) -> None:
     if value["verified"]:
         say()
         show_checks(value["verified"])
-
-
-def _generation_json(data: DataDirectory, generation: Generation) -> dict[str, Any]:
-    there = generation.collection in data.store.names()
-    return {
-        "generation": generation.name,
-        "state": generation.state,
-        "model": generation.recipe.model,
-        "collection": generation.collection,
-        "watermark": generation.watermark,
-        "lag_docs": data.corpus.lag(generation.watermark),
-        "documents": data.corpus.count(generation.watermark),
-        "disk_bytes": data.store.disk_bytes(generation.collection) if there else 0,
-        "created_at": _iso(generation.created_at),
-        "state_at": _iso(generation.state_at),
-    }
-
-
-def _build_json(data: DataDirectory, name: str) -> dict[str, Any] | None:
-    from dataclasses import asdict
-
-    from search.errors import GenerationNotFound
-
-    try:
-        return asdict(data.journal.build_of(name))
-    except GenerationNotFound:
-        return None
-
-
-def _iso(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 # -- verify ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from reindexer.cli_verb import (
     pass_invocation,
     yes_option,
 )
+from reindexer.listings import used_by, version_json, versions_json
 from reindexer.progress import Progress
 from reindexer.terminal import (
     confirm,
@@ -30,7 +31,6 @@ from reindexer.terminal import (
 )
 
 if TYPE_CHECKING:
-    from reindexer.data_directory import DataDirectory
     from training.registry import ModelVersion
 
 _VERSION = (
@@ -62,16 +62,14 @@ def models(context: click.Context, as_json: bool) -> None:
 def list_models(invocation: Invocation, as_json: bool) -> None:
     """Every version, and the generations made with it."""
     with invocation.open_existing() as data:
-        used = _used_by(data)
-        versions = data.registry.list()
-        damaged = data.registry.damaged()
-    found = [_version_json(version, used) for version in versions]
+        listed = versions_json(data)
     if as_json:
-        problems = [{"model": name, "problem": text} for name, text in damaged.items()]
-        print_json(found + problems)
+        print_json(listed)
         return
-    for text in damaged.values():
-        warn(text)
+    for item in listed:
+        if "problem" in item:
+            warn(item["problem"])
+    found = [item for item in listed if "problem" not in item]
     if not found:
         say("No model yet.")
         next_steps("reindexer models register REF    (a folder, a hub id, or package:NAME)")
@@ -116,7 +114,7 @@ def show_model(invocation: Invocation, model: str, card_only: bool, as_json: boo
         card = read(version)
         value = {
             **version.to_json(),
-            **_version_json(version, _used_by(data)),
+            **version_json(version, used_by(data)),
             "path": str(version.path),
             "card": card,
         }
@@ -231,7 +229,7 @@ def register_model(
             pooling=pooling,
             trust_remote_code=trust_remote_code,
         )
-        value = _version_json(version, _used_by(data))
+        value = version_json(version, used_by(data))
     if as_json:
         print_json(value)
         return
@@ -292,7 +290,7 @@ def remove_model(invocation: Invocation, model: str, yes: bool, as_json: bool) -
     from search.errors import WrongState
 
     with invocation.open_existing() as data:
-        users = _used_by(data).get(model, [])
+        users = used_by(data).get(model, [])
         if users:
             advice = f"`reindexer cancel {users[0]}`, `reindexer prune`"
             raise WrongState(
@@ -318,28 +316,3 @@ def remove_model(invocation: Invocation, model: str, yes: bool, as_json: bool) -
 
 for verb in (push_model, pull_model):
     models.add_command(verb)
-
-
-def _used_by(data: DataDirectory) -> dict[str, list[str]]:
-    """Generations by model version."""
-    used: dict[str, list[str]] = {}
-    for generation in data.catalog.all():
-        used.setdefault(generation.recipe.model, []).append(generation.name)
-    return used
-
-
-def _version_json(version: ModelVersion, used: dict[str, list[str]]) -> dict[str, Any]:
-    return {
-        "model": str(version),
-        "name": version.name,
-        "number": version.number,
-        "base": version.base,
-        "dim": version.dim,
-        "max_tokens": version.max_tokens,
-        "pooling": version.pooling,
-        "truncate_dim": version.truncate_dim,
-        "fingerprint": version.fingerprint,
-        "size_bytes": version.size_bytes,
-        "created_at": version.created_at,
-        "generations": used.get(str(version), []),
-    }

@@ -17,15 +17,18 @@ from reindexer.feedback import feedback_of
 from reindexer.http_server import HttpServer
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener, sync_lexical
+from reindexer.operations import DirectoryOperations
 from reindexer.service_address import ServiceAddress
 from reindexer.status import read_status
 from reindexer.sync import repair_alias, sync_generation
 from reindexer.verify import Verification, verify_structure
 from reindexer.visibility import Visibility
+from reindexer.worker import Worker
 from search.api_limits import ApiLimits
 from search.app import create_app
 from search.drain import Drain
 from search.errors import LeaseLost, SearchError, WrongState
+from search.operations import Operations
 from search.processes import process_name
 from search.serving import FOLLOW_S, SearcherManager
 from search.telemetry import Telemetry
@@ -69,6 +72,8 @@ class ReindexerService:
             deadline_s=settings.deadline_s,
         )
         self.drain = Drain()
+        self._worker = Worker(data) if settings.run_worker else None
+        self.operations: Operations = DirectoryOperations(data, on_asked=self._asked)
         self.telemetry = Telemetry(lambda: read_status(settings), is_open=settings.metrics_open)
         self.token = secrets.token_urlsafe(32)
         self.access = access_of(
@@ -91,6 +96,10 @@ class ReindexerService:
         self._wake = threading.Event()
         self._visibility = Visibility(self.manager, data.catalog)
         self._problem: str | None = None
+
+    def _asked(self) -> None:
+        if self._worker is not None:
+            self._worker.wake()
 
     # -- what the API asks for -------------------------------------------------------------------
 
@@ -164,9 +173,13 @@ class ReindexerService:
                 self.manager.follow()
             for thread in threads:
                 thread.start()
+            if self._worker is not None:
+                self._worker.start()
             on_ready(self.url)
             server.run(sockets=[self._socket])
         finally:
+            if self._worker is not None:
+                self._worker.stop()
             self._stop.set()
             self._wake.set()
             for thread in threads:

@@ -28,8 +28,9 @@ class _Rows(Protocol):
     def __call__(self, sql: str) -> Sequence[dict[str, Any]]: ...
 
 
-def read_status(settings: Settings) -> dict[str, Any]:
-    """The status as `status --json` prints it. Raises DatabaseUnavailable."""
+def read_status(settings: Settings, *, n_builds: int = RECENT_BUILDS) -> dict[str, Any]:
+    """The status as `status --json` prints it, with the newest n_builds. Raises
+    DatabaseUnavailable."""
     url = settings.sql_url
     if url.startswith("sqlite"):
         path = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
@@ -44,7 +45,9 @@ def read_status(settings: Settings) -> dict[str, Any]:
         connection.row_factory = sqlite3.Row
         try:
             connection.execute("BEGIN")
-            return _status(settings, lambda sql: [dict(row) for row in connection.execute(sql)])
+            return _status(
+                settings, lambda sql: [dict(row) for row in connection.execute(sql)], n_builds
+            )
         except sqlite3.Error as error:
             if "no such table" in str(error):
                 return _empty(settings)
@@ -53,10 +56,10 @@ def read_status(settings: Settings) -> dict[str, Any]:
             ) from error
         finally:
             connection.close()
-    return _postgres_status(settings)
+    return _postgres_status(settings, n_builds)
 
 
-def _postgres_status(settings: Settings) -> dict[str, Any]:
+def _postgres_status(settings: Settings, n_builds: int) -> dict[str, Any]:
     try:
         import psycopg
         from psycopg.rows import dict_row
@@ -71,7 +74,7 @@ def _postgres_status(settings: Settings) -> dict[str, Any]:
         with psycopg.connect(url, row_factory=dict_row, connect_timeout=10) as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one snapshot
             connection.read_only = True
-            return _status(settings, lambda sql: list(connection.execute(sql.encode())))
+            return _status(settings, lambda sql: list(connection.execute(sql.encode())), n_builds)
     except psycopg.errors.UndefinedTable:
         return _empty(settings)
     except psycopg.Error as error:
@@ -84,6 +87,7 @@ def _empty(settings: Settings) -> dict[str, Any]:
         "standby": None,
         "builds": [],
         "searchers": [],
+        "workers": [],
         "jobs": {},
         "switches": {},
         "events": [],
@@ -92,7 +96,7 @@ def _empty(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
+def _status(settings: Settings, rows: _Rows, n_builds: int) -> dict[str, Any]:
     now = time.time()
     head = rows("SELECT seq FROM corpus_head")[0]["seq"]
     documents = _count(rows, head)
@@ -101,9 +105,9 @@ def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
     }
     leases = {
         row["name"]: row["expires_at"] > now and process_may_live(row["holder"])
-        for row in rows("SELECT * FROM leases")
+        for row in rows("SELECT * FROM leases ORDER BY name")
     }
-    builds = rows(f"SELECT * FROM builds ORDER BY id DESC LIMIT {RECENT_BUILDS}")
+    builds = rows(f"SELECT * FROM builds ORDER BY id DESC LIMIT {int(n_builds)}")
     running = _running(rows) if leases.get("build") else None
     return {
         "live": _pointer(rows, generations, "live"),
@@ -144,9 +148,15 @@ def _status(settings: Settings, rows: _Rows) -> dict[str, Any]:
             }
             for row in rows(f"SELECT * FROM events ORDER BY id DESC LIMIT {RECENT_EVENTS}")
         ],
+        "workers": [name.removeprefix("worker/") for name in leases if _is_worker(name, leases)],
         "corpus": {"documents": documents, "head_seq": head},
         "data_dir": str(settings.data_dir),
     }
+
+
+def _is_worker(lease: str, leases: dict[str, bool]) -> bool:
+    """A lease that a process which does queued work holds."""
+    return lease.startswith("worker/") and leases[lease]
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:

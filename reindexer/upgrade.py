@@ -19,7 +19,7 @@ from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
 from reindexer.cutover import check_trained_better, cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
-from reindexer.journal import BUILD_LEASE, Build, Lease
+from reindexer.journal import BUILD_LEASE, Build, BuildState, Lease
 from search.dense import FieldType, field_types
 from search.documents import Change
 from search.errors import GenerationNotFound, WrongState
@@ -107,7 +107,7 @@ def upgrade(
     if cut_over_after:
         check_trained_better(data, str(version), override)  # before hours of encoding
     with data.journal.lease(BUILD_LEASE) as lease:
-        generation = _generation_for(data, recipe)
+        generation = generation_for(data, recipe)
         try:
             build = run_build(
                 data, generation, lease, evaluation=evaluation, on_progress=on_progress
@@ -213,7 +213,7 @@ def cancel(data: DataDirectory, generation_name: str | None = None) -> Build:
             )
         return _ask(data, "cancel")
     generation = data.catalog.get(generation_name) if generation_name else _newest_unfinished(data)
-    build = _build_of(data, generation)
+    build = build_of(data, generation)
     with data.journal.lease(BUILD_LEASE):
         data.catalog.move(generation.name, "failed", reason="cancelled")
         data.journal.update_build(build.build_id, state="cancelled", wanted=None)
@@ -277,7 +277,7 @@ def same_recipe(one: Recipe, other: Recipe) -> bool:
     )
 
 
-def _generation_for(data: DataDirectory, recipe: Recipe) -> Generation:
+def generation_for(data: DataDirectory, recipe: Recipe) -> Generation:
     """An unfinished or ready generation of this recipe, or a new one."""
     for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
         if same_recipe(generation.recipe, recipe):
@@ -285,14 +285,19 @@ def _generation_for(data: DataDirectory, recipe: Recipe) -> Generation:
     return data.catalog.record(recipe)
 
 
-def _build_of(data: DataDirectory, generation: Generation) -> Build:
+def build_of(
+    data: DataDirectory, generation: Generation, *, state: BuildState = "running"
+) -> Build:
     """The build of a generation; a process that was killed right after it had recorded the
-    generation has left none."""
+    generation has left none. state: of one that is recorded now."""
     try:
         return data.journal.build_of(generation.name)
     except GenerationNotFound:
         return data.journal.record_build(
-            generation.name, start_head=data.corpus.head(), docs_total=data.corpus.count()
+            generation.name,
+            start_head=data.corpus.head(),
+            docs_total=data.corpus.count(),
+            state=state,
         )
 
 
@@ -319,7 +324,7 @@ def run_build(
     Raises GateRefused when verification did not pass, BuildFailed when the child stopped before
     its end; the checkpoint is kept either way.
     """
-    build = _build_of(data, generation)
+    build = build_of(data, generation)
     data.journal.start_run(build)
     job = BuildJob(
         generation=generation.name,

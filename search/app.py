@@ -17,6 +17,7 @@ from search import (
     api_limits,
     api_metrics,
     api_openapi,
+    api_operations,
     api_points,
     api_problem,
     api_search,
@@ -60,6 +61,7 @@ def create_app(
     app.include_router(api_documents.router(service))
     app.include_router(api_feedback.router(service))
     app.include_router(api_evaluation.router(service))
+    app.include_router(api_operations.router(service))
     app.include_router(api_health.router(service))
     app.include_router(api_metrics.router(service))
     app.include_router(api_points.router(service))

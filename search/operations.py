@@ -96,7 +96,3 @@ class Operations(Protocol):
     def rollback(self, *, who: str = "local") -> Json:
         """Raises WrongState when there is nothing to go back to."""
         ...
-
-    def verify(self, generation: str) -> Json:
-        """The structural checks, by the process that has the generation open."""
-        ...

@@ -9,8 +9,8 @@ from search.access import Access
 from search.api_limits import ApiLimits
 from search.corpus import Corpus
 from search.drain import Drain
-from search.operations import Operations
 from search.feedback import FeedbackLog
+from search.operations import Operations
 from search.serving import SearcherManager
 from search.telemetry import Telemetry
 

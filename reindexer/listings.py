@@ -1,0 +1,89 @@
+"""Generations and model versions as the verbs and the API list them."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from search.errors import GenerationNotFound
+
+if TYPE_CHECKING:
+    from reindexer.data_directory import DataDirectory
+    from search.generations import Generation
+    from training.registry import ModelVersion
+
+
+def generations_json(data: DataDirectory) -> list[dict[str, Any]]:
+    """Every copy of the corpus that still takes space, oldest first."""
+    return [_generation_row(data, generation) for generation in data.catalog.all()]
+
+
+def generation_json(data: DataDirectory, name: str) -> dict[str, Any]:
+    """One generation with its recipe, its last verification and its build."""
+    generation = data.catalog.get(name)
+    try:
+        build = asdict(data.journal.build_of(name))
+    except GenerationNotFound:
+        build = None
+    return {
+        **_generation_row(data, generation),
+        "recipe": json.loads(generation.recipe.to_json()),
+        "verified": generation.verified,
+        "build": build,
+    }
+
+
+def _generation_row(data: DataDirectory, generation: Generation) -> dict[str, Any]:
+    there = generation.collection in data.store.names()
+    return {
+        "generation": generation.name,
+        "state": generation.state,
+        "model": generation.recipe.model,
+        "collection": generation.collection,
+        "watermark": generation.watermark,
+        "lag_docs": data.corpus.lag(generation.watermark),
+        "documents": data.corpus.count(generation.watermark),
+        "disk_bytes": data.store.disk_bytes(generation.collection) if there else 0,
+        "created_at": _iso(generation.created_at),
+        "state_at": _iso(generation.state_at),
+    }
+
+
+def versions_json(data: DataDirectory) -> list[dict[str, Any]]:
+    """Every model version; of a damaged one only its name and what is wrong."""
+    used = used_by(data)
+    found = [version_json(version, used) for version in data.registry.list()]
+    damaged = data.registry.damaged()
+    return found + [{"model": name, "problem": text} for name, text in damaged.items()]
+
+
+def used_by(data: DataDirectory) -> dict[str, list[str]]:
+    """Generations by model version."""
+    used: dict[str, list[str]] = {}
+    for generation in data.catalog.all():
+        used.setdefault(generation.recipe.model, []).append(generation.name)
+    return used
+
+
+def version_json(version: ModelVersion, used: dict[str, list[str]]) -> dict[str, Any]:
+    """A version in the list of them."""
+    return {
+        "model": str(version),
+        "name": version.name,
+        "number": version.number,
+        "base": version.base,
+        "dim": version.dim,
+        "max_tokens": version.max_tokens,
+        "pooling": version.pooling,
+        "truncate_dim": version.truncate_dim,
+        "fingerprint": version.fingerprint,
+        "size_bytes": version.size_bytes,
+        "created_at": version.created_at,
+        "generations": used.get(str(version), []),
+    }
+
+
+def _iso(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
