@@ -98,15 +98,14 @@ def feedback_summary(database: Database, *, since: float = 0.0) -> dict[str, Any
             .group_by(query_log.c.generation)
             .order_by(sa.func.min(query_log.c.at))
         ).all()
-        kinds = dict(
-            connection.execute(
-                sa.select(feedback.c.kind, sa.func.count())
+        kinds = {
+            row.kind: row.n
+            for row in connection.execute(
+                sa.select(feedback.c.kind, sa.func.count().label("n"))
                 .where(feedback.c.at >= since)
                 .group_by(feedback.c.kind)
             )
-            .tuples()
-            .all()
-        )
+        }
         n_votes = connection.execute(
             sa.select(sa.func.count()).select_from(votes).where(votes.c.at >= since)
         ).scalar_one()
