@@ -43,7 +43,8 @@ def router(service: Service) -> APIRouter:
         """The k best documents for a query."""
         asked = _asked(body, service.limits)
         until = limits_of(request).deadline
-        return _json(await threads.run(answers.one, asked, body.generation, until))
+        who = request.state.who
+        return _json(await threads.run(answers.one, asked, body.generation, until, who))
 
     @routes.get(
         "/search",
@@ -68,7 +69,8 @@ def router(service: Service) -> APIRouter:
         where = parse_filter(filter)
         asked = SearchRequest(query=q, k=k, mode=mode, where=where, depth=depth, explain=explain)
         until = limits_of(request).deadline
-        return _json(await threads.run(answers.one, asked, generation, until))
+        who = request.state.who
+        return _json(await threads.run(answers.one, asked, generation, until, who))
 
     @routes.post(
         "/search/batch",
@@ -85,7 +87,8 @@ def router(service: Service) -> APIRouter:
             except InvalidQuery as error:
                 raise InvalidQuery(f"queries[{number}]: {error}") from None
         until = limits_of(request).deadline
-        return _json(await threads.run(answers.many, asked, body.generation, until))
+        who = request.state.who
+        return _json(await threads.run(answers.many, asked, body.generation, until, who))
 
     return routes
 
@@ -105,31 +108,32 @@ class _Answers:
 
     service: Service
 
-    def one(self, asked: SearchRequest, generation: str | None, until: float | None) -> bytes:
+    def one(
+        self, asked: SearchRequest, generation: str | None, until: float | None, who: str
+    ) -> bytes:
         with self.service.manager.acquire(generation) as searcher:
             answer = searcher.search(asked, until=until)
-        self.service.telemetry.answered(answer)
-        return orjson.dumps(_told(answer))
+        return orjson.dumps(self._told(answer, who))
 
     def many(
-        self, asked: Sequence[SearchRequest], generation: str | None, until: float | None
+        self, asked: Sequence[SearchRequest], generation: str | None, until: float | None, who: str
     ) -> bytes:
         began = time.perf_counter()
         with self.service.manager.acquire(generation) as searcher:
             answers = searcher.search_many(asked, until=until)
-            for answer in answers:
-                self.service.telemetry.answered(answer)
             value = {
                 "generation": searcher.generation,
                 "model": searcher.model,
                 "took_ms": round((time.perf_counter() - began) * 1e3, 3),
-                "answers": [_told(answer) for answer in answers],
+                "answers": [self._told(answer, who) for answer in answers],
             }
         return orjson.dumps(value)
 
-
-def _told(answer: Answer) -> dict[str, Any]:
-    return {"query_id": new_id(), **answer.to_json()}
+    def _told(self, answer: Answer, who: str) -> dict[str, Any]:
+        query_id = new_id()
+        self.service.telemetry.answered(answer)
+        self.service.feedback.record(answer, query_id=query_id, who=who)
+        return {"query_id": query_id, **answer.to_json()}
 
 
 def _asked(body: schema.QueryBody, limits: ApiLimits) -> SearchRequest:
