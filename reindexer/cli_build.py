@@ -15,6 +15,7 @@ from reindexer.cli_plan import read_evaluation
 from reindexer.cli_verb import (
     Invocation,
     Verb,
+    fanout_options,
     json_option,
     judgment_options,
     pass_invocation,
@@ -67,6 +68,7 @@ def pause(invocation: Invocation, as_json: bool) -> None:
 @click.argument("generation", metavar="[GEN]", required=False)
 @click.option("--cutover", is_flag=True, help="Switch to it when it is ready, as `upgrade` does.")
 @judgment_options
+@fanout_options
 @json_option
 @pass_invocation
 def resume(
@@ -127,6 +129,30 @@ def cancel(invocation: Invocation, generation: str | None, as_json: bool) -> Non
     what = "stops at its next checkpoint" if build.wanted else "is cancelled"
     say(f"Build {build.build_id} of {build.generation} {what}.")
     next_steps("reindexer prune    (gives the disk space back)")
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer scale 8"],
+    json_fields='{"build_id", "generation", "state", "wanted", "docs_done", "docs_total"}',
+)
+@click.argument("actors", type=click.IntRange(min=1))
+@json_option
+@pass_invocation
+def scale(invocation: Invocation, actors: int, as_json: bool) -> None:
+    """Give a running build that is fanned out more actors, or fewer.
+
+    More begin as soon as there is room for them; those that are too many end with their chunk.
+    """
+    from reindexer.upgrade import scale as scale_build
+
+    with invocation.open_existing() as data:
+        build = scale_build(data, actors)
+    if as_json:
+        print_json(_build_json(build))
+        return
+    say(f"Build {build.build_id} of {build.generation} goes on with {count(actors, 'actor')}.")
+    next_steps("reindexer status --watch")
 
 
 def _build_json(build: Build) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from reindexer.cli_plan import make_plan, read_evaluation, show_plan
 from reindexer.cli_verb import (
     Invocation,
     Verb,
+    fanout_options,
     json_option,
     judgment_options,
     pass_invocation,
@@ -45,6 +46,7 @@ DETACH_WAIT_S = 60.0
 @click.argument("model")
 @judgment_options
 @yes_option
+@fanout_options
 @click.option("--detach", is_flag=True, help="Go on in the background; output goes to a log file.")
 @click.option("--no-cutover", is_flag=True, help="Stop when the generation is ready.")
 @click.option(
@@ -108,6 +110,7 @@ def upgrade(
 )
 @click.argument("model")
 @judgment_options
+@fanout_options
 @click.option("--detach", is_flag=True, help="Go on in the background; output goes to a log file.")
 @json_option
 @pass_invocation

@@ -207,6 +207,39 @@ def split_option(default: str) -> Callable[[Function], Function]:
     )
 
 
+def fanout_options(function: Function) -> Function:
+    """Who encodes; they set what `reindexer settings` lists."""
+    options: tuple[tuple[str, str, Any, str, str], ...] = (
+        ("--ray-gpus-per-actor", "ray_gpus_per_actor", float, "X", "GPUs that an actor gets."),
+        ("--ray-actors", "ray_actors", int, "N", "Actors; as many as have room unless given."),
+        ("--ray-address", "ray_address", str, "ADDRESS", "Ray cluster; a local one unless given."),
+        ("--processes", "processes", int, "N", "Child processes; one for each GPU unless given."),
+        (
+            "--fanout",
+            "fanout",
+            click.Choice(["auto", "none", "processes", "ray"]),
+            "WHERE",
+            "Who encodes: auto, none (one process), processes, or ray (actors on a cluster).",
+        ),
+    )
+    for flag, name, kind, metavar, text in options:
+        function = click.option(
+            flag,
+            name,
+            type=kind,
+            metavar=metavar,
+            help=text,
+            expose_value=False,
+            callback=_remember_flag,
+        )(function)
+    return function
+
+
+def _remember_flag(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name is not None:
+        context.ensure_object(Invocation).flags[parameter.name] = value
+
+
 def judgment_options(function: Function) -> Function:
     """--eval DIR and --split S: judged queries in a BEIR folder."""
     option = click.option(

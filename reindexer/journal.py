@@ -126,6 +126,7 @@ class Journal:
                     state="running",
                     reason=None,
                     wanted=None,
+                    actors=None,
                     retries=build.retries + (1 if build.busy_s else 0),
                     updated_at=now,
                 )

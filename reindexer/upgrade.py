@@ -220,12 +220,24 @@ def cancel(data: DataDirectory, generation_name: str | None = None) -> Build:
     return data.journal.build_of(generation.name)
 
 
+def scale(data: DataDirectory, actors: int) -> Build:
+    """How many actors the running build is to have from now on."""
+    build = _running(data, "to give actors to")
+    data.journal.update_build(build.build_id, actors=actors)
+    return data.journal.build_of(build.generation)
+
+
 def _ask(data: DataDirectory, wanted: str) -> Build:
+    build = _running(data, f"to {wanted}")
+    data.journal.update_build(build.build_id, wanted=wanted)
+    return data.journal.build_of(build.generation)
+
+
+def _running(data: DataDirectory, purpose: str) -> Build:
     running = data.journal.builds({"running"})
     if not running or data.journal.holder(BUILD_LEASE) is None:
-        raise WrongState(f"no build is running, so there is nothing to {wanted}")
-    data.journal.update_build(running[0].build_id, wanted=wanted)
-    return data.journal.build_of(running[0].generation)
+        raise WrongState(f"no build is running, so there is nothing {purpose}")
+    return running[0]
 
 
 # -- which model, which recipe, which generation -------------------------------------------------

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from search.recall import queries_near, share_found
 from search.recipe import Recipe
 from search.serving import OpenGeneration
 from search.splitter import Splitter
-from training.encoder import Encoder
+
+if TYPE_CHECKING:
+    from training.encoder import Encoder
 
 SAMPLE_DOCUMENTS = 200  # encoded again and compared
 MIN_COSINE = 0.99  # of a vector and the same passage encoded again; bf16 against fp32 gives 0.998
