@@ -214,8 +214,10 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
         invocation.flags["host"] = host
     if port is not None:
         invocation.flags["port"] = port
+    from reindexer import logs
     from reindexer.access import is_loopback
     from reindexer.errors import LeaseHeld
+    from reindexer.observation import observed
     from reindexer.service_address import ServiceAddress
     from search.processes import describe_process
 
@@ -223,14 +225,16 @@ def serve(invocation: Invocation, host: str | None, port: int | None, insecure: 
     # Once it has drained, the server raises the signal again: then everything is given back.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
-    with invocation.open() as data:
+    seen = observed(chosen, "reindexer-serve", verbosity=invocation.verbosity)
+    with seen, invocation.open() as data:
+        is_watched = logs.current_format() == "console"
         other = ServiceAddress.read(data.path)
         if other is not None and not data.store.shared:
             raise LeaseHeld(
                 f"a service owns {data.path} already and answers at {other.url}; stop "
                 f"{describe_process(other.process)} first"
             )
-        with Progress("serve", quiet=invocation.quiet) as progress:
+        with Progress("serve", quiet=invocation.quiet or not is_watched) as progress:
             progress.update(state="loading")
             from reindexer.service import ReindexerService
 
