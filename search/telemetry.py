@@ -46,6 +46,7 @@ class Telemetry:
     ) -> None:
         """status: reads what `status --json` prints; asked when somebody scrapes, once a second at
         most. is_open: whether /metrics needs no key, also where everything else does."""
+        self.status = status
         self.is_open = is_open
         self.query_times = QueryTimes()
         self.registry = registry = CollectorRegistry()
