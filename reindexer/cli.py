@@ -18,7 +18,14 @@ from typing import Any
 import click
 
 from reindexer.cli_verb import Invocation, global_options
-from reindexer.errors import GateRefused, KeysMissing, LeaseHeld, ReindexerError
+from reindexer.errors import (
+    GateRefused,
+    JobInvalid,
+    KeysMissing,
+    LeaseHeld,
+    ReindexerError,
+    ScheduleInvalid,
+)
 from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
 from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked

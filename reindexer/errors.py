@@ -7,6 +7,8 @@ ReindexerError
 ├── BackupDamaged      what lies at the place is not the backup that was made
 ├── TargetNotEmpty     a restore would replace documents
 ├── KeysMissing        other machines would reach the service without a key (exit code 2)
+├── ScheduleInvalid    a time, or a name, that no schedule can have
+├── JobInvalid         no such kind of job, or arguments it cannot do with
 └── LeaseHeld          another process is doing this right now            (exit code 4)
 """
 
@@ -43,3 +45,11 @@ class BackupDamaged(ReindexerError):
 
 class TargetNotEmpty(ReindexerError):
     """A restore would replace what is there."""
+
+
+class ScheduleInvalid(ReindexerError):
+    """A time, or a name, that no schedule can have."""
+
+
+class JobInvalid(ReindexerError):
+    """No such kind of job, or arguments that it cannot do with."""

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reindexer.errors import ReindexerError
+from reindexer.errors import JobInvalid
 from reindexer.jobs import KINDS, Job
-
-
-class JobInvalid(ReindexerError):
-    """No such kind of job, or arguments that it cannot do with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +45,9 @@ def checked_arguments(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]
             f"a job of kind {kind} does not take {unknown[0]!r}; it takes "
             f"{', '.join(known) or 'nothing'}"
         )
+    for name, value in arguments.items():
+        if str(value).startswith("-"):
+            raise JobInvalid(f"{name} is {value!r}, which a verb would take for an option")
     missing = [name for name in takes.needed if not arguments.get(name)]
     if missing:
         raise JobInvalid(f"a job of kind {kind} needs {missing[0]!r}")

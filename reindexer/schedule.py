@@ -20,7 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from reindexer.errors import ReindexerError
+from reindexer.errors import ReindexerError, ScheduleInvalid
 from reindexer.job_kinds import checked_arguments
 from reindexer.jobs import Job, JobKind, JobQueue, ask_within
 from search import database as tables
@@ -39,10 +39,6 @@ DEFAULTS: tuple[tuple[str, JobKind, str], ...] = (
     ("compact", "compact", "every 1h"),
     ("prune", "prune", "every 6h"),
 )
-
-
-class ScheduleInvalid(ReindexerError):
-    """A schedule that cannot be kept: its time, its kind or its arguments."""
 
 
 class ScheduleNotFound(ReindexerError):

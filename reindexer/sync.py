@@ -55,8 +55,16 @@ class SyncReport:
         }
 
 
-def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> SyncReport:
+def sync_once(
+    data: DataDirectory,
+    lease: Lease,
+    *,
+    only: str | None = None,
+    keep_open: Opener | None = None,
+) -> SyncReport:
     """Bring live, standby and a generation about to go live to the head of the corpus; or only one.
+
+    keep_open: of a process that does this again and again; what it has loaded stays loaded.
 
     A generation that is there already is not opened: a run with nothing to do reads a few rows.
     One that cannot be brought there does not keep the others from it; its error is raised at the
@@ -70,7 +78,7 @@ def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> 
     names = [name for name in wanted if name is not None]
     done: dict[str, ReplayProgress] = {}
     failure: Exception | None = None
-    opener = Opener(data, writable=True, warm=False)
+    opener = keep_open or Opener(data, writable=True, warm=False)
     try:
         for name in dict.fromkeys(names):
             generation = data.catalog.get(name)
@@ -90,9 +98,11 @@ def sync_once(data: DataDirectory, lease: Lease, *, only: str | None = None) -> 
                 log.warning("%s is not in step with the corpus: %s", name, error)
                 failure = failure or error
         for index in opener.lexicals():
-            index.save()
+            if keep_open is None:
+                index.save()
     finally:
-        opener.close()
+        if keep_open is None:
+            opener.close()
     repair_alias(data)
     if failure is not None:
         raise failure

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from reindexer.data_directory import DataDirectory
@@ -19,6 +19,7 @@ from reindexer.job_outcome import Outcome, build_outcome, outcome_of
 from reindexer.job_process import POLL_S, JobProcess
 from reindexer.jobs import BUILD_KINDS, Job, JobLost, JobQueue
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Lease
+from reindexer.log_follower import LogFollower
 from reindexer.schedule import Clock, Schedules
 from search.errors import GenerationNotFound, LeaseLost, SearchError
 from search.generations import UNFINISHED, Generation
@@ -46,7 +47,11 @@ LANES: tuple[frozenset[str], ...] = (
 class Worker:
     """Threads that live until `stop`: one for each lane, the clock, and upkeep."""
 
-    def __init__(self, data: DataDirectory, *, name: str | None = None) -> None:
+    def __init__(
+        self, data: DataDirectory, *, name: str | None = None, replays: bool = False
+    ) -> None:
+        """replays: follow the log all the time where the store is a server, unless another process
+        does. A service does that itself, into the generations that it has open anyway."""
         self._data = data
         self.name = name or f"{process_name()}:{uuid.uuid4().hex[:8]}"
         self.queue = JobQueue(data.database)
@@ -61,6 +66,9 @@ class Worker:
             for number, lane in enumerate(LANES)
         ]
         self._threads.append(threading.Thread(target=self._keep_up, name="upkeep", daemon=True))
+        if replays and data.settings.store_kind == "qdrant":
+            follower = LogFollower(data, self._stopping)
+            self._threads.append(threading.Thread(target=follower.run, name="replay", daemon=True))
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -313,6 +321,3 @@ def _complain(message: str) -> None:
 def living_workers(data: DataDirectory) -> list[str]:
     """Names of the processes that do queued work."""
     return sorted(data.journal.holders(WORKER_LEASES).values())
-
-
-OnReady = Callable[[str], None]
