@@ -42,14 +42,14 @@ def access_of(
             "one with `reindexer keys create NAME --scope search --scope write`, listen on "
             "127.0.0.1, or add --insecure to let everybody read and write"
         )
+    local_hosts = _LOCAL_HOSTS | {host, *_items(settings.allowed_hosts.lower())}
     return Access(
         keys,
         token=token,
         required=required,
         rate_limit=_rate(settings.rate_limit),
-        local_hosts=_local_hosts(host, settings.allowed_hosts)
-        if is_local and not required
-        else None,
+        local_hosts=local_hosts if is_local and not required else None,
+        origins=_items(settings.cors_origins),
     )
 
 
