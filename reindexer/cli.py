@@ -72,6 +72,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "tune": "cli_tune",
         "serve": "cli_service",
         "keys": "cli_keys",
+        "feedback": "cli_feedback",
         "sync": "cli_documents",
     },
     "Models": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -49,6 +50,7 @@ LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
         "reindexer pairs build faq.csv --rename frage=anchor --rename antwort=positive "
         "-o pairs.jsonl",
         "reindexer pairs build clicks.jsonl --corpus documents.jsonl -o pairs.jsonl",
+        "reindexer pairs build --clicks -o pairs.jsonl",
         "reindexer pairs build documents.jsonl --llm-base-url http://127.0.0.1:8000/v1 "
         "--llm-model NAME -o pairs.jsonl",
     ],
@@ -116,6 +118,11 @@ LOSSES = ("mnrl", "cached-mnrl", "triplet", "cosent", "gist")
     help="Texts for a click log: BEIR folder or JSONL; the ingested documents unless given.",
 )
 @click.option(
+    "--clicks",
+    is_flag=True,
+    help="SOURCE is a click log; without SOURCE, the query log of the service.",
+)
+@click.option(
     "--min-clicks",
     type=click.IntRange(1),
     default=2,
@@ -144,6 +151,7 @@ def build(
     near: float,
     keep_near: bool,
     corpus: str | None,
+    clicks: bool,
     min_clicks: int,
     as_json: bool,
     llm: SynthesisOptions | None,
@@ -152,8 +160,9 @@ def build(
 
     SOURCE is a BEIR folder (what is judged above 0), a JSONL, CSV, TSV or Parquet file of pairs, a
     Hugging Face dataset (a saved folder, or owner/name), or a click log (JSONL of query, doc_id,
-    clicked, position, time, user). Repeated pairs are left out. A row that cannot be used is
-    reported with its place and reason; the exit code is 1 then.
+    clicked, position, time, user). With --clicks and no SOURCE it is what the service has logged.
+    Repeated pairs are left out. A row that cannot be used is reported with its place and reason;
+    the exit code is 1 then.
 
     With --llm-model a language model writes queries for documents that have none: SOURCE is then
     anything that `ingest` reads, or left out for the ingested documents. It shows what that takes
@@ -173,20 +182,22 @@ def build(
         )
     if score_max <= 0:
         raise click.UsageError("--score-max: expected a number above 0")
-    label = source or "the ingested documents"
+    if clicks and format not in ("auto", "clicks"):
+        raise click.UsageError(f"--clicks means --format clicks, and --format is {format}")
+    label = source or ("the query log" if clicks else "the ingested documents")
     written: Written | None = None
     opened: PairSource | ClickLog | Sequence[PairRow | RejectedRow]
     if llm is not None:
         check_no_other_source(context)
         written, found = build_with_llm(invocation, source, llm), "llm"
+    elif clicks:
+        found = "clicks"
     elif source is None:
-        raise click.UsageError(
-            "name a SOURCE; only with --llm-model are the ingested documents one by themselves"
-        )
+        raise click.UsageError("name a SOURCE; only --clicks and --llm-model have one of their own")
     else:
         found = format_of(source) if format == "auto" else format
     with Progress(f"pairs {label}", quiet=invocation.quiet) as progress:
-        with _click_log(invocation, found, label, corpus, min_clicks) as click_log:
+        with _click_log(invocation, found, source, corpus, min_clicks) as click_log:
             if written is not None:
                 opened = written.rows()
             else:
@@ -247,9 +258,10 @@ def build(
 
 @contextmanager
 def _click_log(
-    invocation: Invocation, format: str, source: str, corpus: str | None, min_clicks: int
+    invocation: Invocation, format: str, source: str | None, corpus: str | None, min_clicks: int
 ) -> Iterator[ClickLog | None]:
-    """The click log, when it is one, with the texts of its documents at hand."""
+    """The click log, when it is one, with the texts of its documents at hand. source: its file; the
+    log in the data directory unless given."""
     if format != "clicks":
         if corpus is not None:
             raise click.UsageError(
@@ -259,10 +271,11 @@ def _click_log(
         yield None
         return
     from reindexer.document_texts import texts_in, texts_of_corpus
+    from reindexer.feedback import write_click_log
     from training.clicks import ClickLog, ClickRules
 
     rules = ClickRules(min_clicks=min_clicks)
-    if corpus is not None:
+    if corpus is not None and source is not None:
         yield ClickLog(Path(source), texts_in(corpus), rules)
         return
     try:
@@ -271,8 +284,12 @@ def _click_log(
         raise NothingHere(
             f"a click log needs the texts of its documents: {error}, or name them with --corpus REF"
         ) from error
-    with invocation.open() as data:
-        yield ClickLog(Path(source), texts_of_corpus(data.corpus), rules)
+    with invocation.open() as data, TemporaryDirectory(prefix="reindexer-") as folder:
+        texts = texts_in(corpus) if corpus is not None else texts_of_corpus(data.corpus)
+        path = Path(source) if source is not None else Path(folder) / "query-log.jsonl"
+        if source is None:
+            write_click_log(data.database, path)
+        yield ClickLog(path, texts, rules)
 
 
 def _renames(values: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_OF_OTHER_SOURCES = ("format", "split", "rename", "graded", "group_field", "corpus")
+_OF_OTHER_SOURCES = ("format", "split", "rename", "graded", "group_field", "corpus", "clicks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,18 +1,23 @@
-"""The query log as the settings say, with the secret that its hashes are made with."""
+"""The query log as the settings say: opened, written as a file, and forgotten in time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import time
 from pathlib import Path
+
+import orjson
 
 from reindexer.settings import Settings
 from search.database import Database
 from search.feedback import FeedbackLog
+from search.feedback_reports import click_events, prune_feedback
 from search.query_log import LogRules
 
 SECRET_FILE = "feedback.key"
+DAY_S = 86_400
 _SECRET_BYTES = 32
 
 
@@ -38,3 +43,30 @@ def _secret(path: Path) -> bytes:
             os.link(fresh, path)
         fresh.unlink()
     return path.read_bytes()
+
+
+def forget_old_feedback(database: Database, settings: Settings) -> int:
+    """Delete what is older than feedback.retention_days, also when the log is off by now; how
+    many rows."""
+    return prune_feedback(database, time.time() - settings.feedback_retention_days * DAY_S)
+
+
+def write_click_log(database: Database, out: Path, *, since: float = 0.0) -> dict[str, int]:
+    """The log as JSON Lines that `training.clicks` reads; whole, or not there. since: Unix seconds.
+
+    How many queries, events (documents shown) and clicks were written.
+    """
+    sessions: set[str] = set()
+    events = clicks = 0
+    fresh = out.with_name(f"{out.name}.{secrets.token_hex(4)}")
+    try:
+        with fresh.open("wb") as file:
+            for event in click_events(database, since=since):
+                file.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+                sessions.add(event["session"])
+                events += 1
+                clicks += event["clicked"]
+        fresh.replace(out)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return {"queries": len(sessions), "events": events, "clicks": clicks}

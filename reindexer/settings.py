@@ -446,12 +446,11 @@ def _converted(name: str, value: Any, where: str) -> Any:
     return converted
 
 
-def _truth(value: str | bool) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value.lower() not in _TRUTH:
+def _truth(value: object) -> bool:
+    text = str(value).lower()
+    if text not in _TRUTH:
         raise ValueError
-    return _TRUTH[value.lower()]
+    return _TRUTH[text]
 
 
 def _shown(item: Any, value: Any) -> Any:

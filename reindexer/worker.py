@@ -7,6 +7,7 @@ belongs to the lease it was claimed under. Whatever computes for long runs in a 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld, ReindexerError
+from reindexer.feedback import forget_old_feedback
 from reindexer.job_outcome import Outcome, build_outcome, outcome_of
 from reindexer.job_process import POLL_S, JobProcess
 from reindexer.jobs import BUILD_KINDS, Job, JobLost, JobQueue
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 WORKER_LEASES = "worker/"  # begins the name of every worker's lease
 LOOK_S = 0.5  # between two looks into the queue
 UPKEEP_S = 2.0  # between two looks for builds that nobody works on
+FORGET_S = 3_600.0  # between two looks for queries and clicks that are too old to be kept
 RETRY_S = 2.0  # after the database could not be reached
 LATER_S = 5.0  # until a job is tried again that another process was in the way of
 MAX_ATTEMPTS = 5  # without getting ahead
@@ -265,11 +268,15 @@ class Worker:
     # -- upkeep ------------------------------------------------------------------------------------
 
     def _keep_up(self) -> None:
+        forgot_at = -math.inf
         while not self._stopping.wait(UPKEEP_S):
             try:
                 self._resume_orphans()
+                if time.monotonic() - forgot_at > FORGET_S:
+                    forget_old_feedback(self._data.database, self._data.settings)
+                    forgot_at = time.monotonic()
             except (SearchError, ReindexerError) as error:
-                log.warning("the worker cannot look after builds: %s", error)
+                log.warning("the worker cannot look after builds and old queries: %s", error)
 
     def _resume_orphans(self) -> None:
         """Ask for builds whose process is gone and that nobody has stopped on purpose."""
