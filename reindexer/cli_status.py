@@ -2,49 +2,78 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
-from reindexer.terminal import count, duration, next_steps, print_json, rate, say, table
+from reindexer.status_screen import screen
+from reindexer.terminal import next_steps, print_json, say
 
-WATCH_S = 1.0
-WATCH_LINE_S = 5.0  # when stdout is not a terminal
-_CLEAR = "\x1b[H\x1b[J"
+if TYPE_CHECKING:
+    from reindexer.watch import StatusSource
+
+MIN_INTERVAL_S = 0.2
 
 
 @click.command(
     cls=Verb,
-    examples=["reindexer status", "reindexer status --watch", "reindexer status --json"],
-    json_fields='{"live": {"generation", "model", "documents", "watermark", "lag_docs", "since"} '
-    'or null, "standby": the same, "builds": [{"build_id", "generation", "model", "state", "step", '
-    '"docs_done", "docs_total", "docs_per_s", "eta_s", "lag_docs", "passages", "encoded", '
-    '"reused", "retries", "reason", "started_at", "updated_at"}], "searchers": [{"name", '
-    '"address", "generation", "prepared", "problem", "seen_at"}], "corpus": {"documents", '
-    '"head_seq"}, "data_dir"}',
+    examples=[
+        "reindexer status",
+        "reindexer status --watch",
+        "reindexer status --watch --url http://search.example:8321",
+        "reindexer status --json",
+    ],
+    json_fields='{"live": {"generation", "model", "fingerprint", "documents", "watermark", '
+    '"lag_docs", "lag_s", "since"} or null, "standby": the same, "builds": [{"build_id", '
+    '"generation", "model", "state", "step", "wanted", "docs_done", "docs_total", "docs_per_s", '
+    '"eta_s", "lag_docs", "passages", "encoded", "reused", "tokens", "batches", "stages": {stage: '
+    'seconds}, "pace", "pace_reason", "retries", "reason", "started_at", "updated_at"}], '
+    '"searchers": [{"name", "address", "generation", "prepared", "problem", "seen_at", '
+    '"queries_per_s", "p50_ms", "p99_ms"}], "workers": [name], "jobs": {state: how many}, '
+    '"switches": {kind: how many}, "events": [{"at", "kind", "generation", "who"}], "corpus": '
+    '{"documents", "head_seq"}, "data_dir"}',
 )
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C.")
+@click.option("--watch", "is_watching", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(MIN_INTERVAL_S),
+    metavar="S",
+    help="Seconds between two looks; 1, or 5 when stdout is no terminal.",
+)
+@click.option("--url", help="Ask the service at this URL instead of the database.")
+@click.option(
+    "--key", envvar="REINDEXER_KEY", show_envvar=True, help="API key for --url (scope search)."
+)
 @json_option
 @pass_invocation
-def status(invocation: Invocation, watch: bool, as_json: bool) -> None:
+def status(
+    invocation: Invocation,
+    is_watching: bool,
+    interval_s: float | None,
+    url: str | None,
+    key: str | None,
+    as_json: bool,
+) -> None:
     """Everything that is going on.
 
     What is live and what stands by, builds with rate and time left, processes that serve.
     """
-    from reindexer.status import read_status
-
-    if watch and as_json:
+    if is_watching and as_json:
         raise click.UsageError("--watch draws a screen; call --json as often as you like instead")
-    settings = invocation.settings
-    if watch:
-        with contextlib.suppress(KeyboardInterrupt):
-            _watch(invocation)
+    if is_watching:
+        _watch(_source(invocation, url, key), interval_s)
         return
-    found = read_status(settings)
+    found: Any
+    if url is None:
+        from reindexer.status import read_status
+
+        found = read_status(invocation.settings)
+    else:
+        found = _source(invocation, url, key).read()
     if as_json:
         print_json(found)
         return
@@ -54,97 +83,21 @@ def status(invocation: Invocation, watch: bool, as_json: bool) -> None:
         next_steps(*_next(found))
 
 
-def _watch(invocation: Invocation) -> None:
-    from reindexer.status import read_status
+def _source(invocation: Invocation, url: str | None, key: str | None) -> StatusSource:
+    from reindexer.watch import DatabaseStatus, ServiceStatus
 
-    on_terminal = sys.stdout.isatty()
-    while True:
-        found = read_status(invocation.settings)
-        if on_terminal:
-            say(_CLEAR + screen(found) + "\n\n" + click.style("Ctrl-C ends this.", dim=True))
-            time.sleep(WATCH_S)
-        else:
-            say(line(found))
-            sys.stdout.flush()
-            time.sleep(WATCH_LINE_S)
+    return ServiceStatus(url, key) if url is not None else DatabaseStatus(invocation.settings)
 
 
-def screen(found: dict[str, Any]) -> str:
-    """The status for people, at most 80 columns wide."""
-    corpus = found["corpus"]
-    parts = [
-        f"{'corpus':<9}{count(corpus['documents'], 'document')}, seq {corpus['head_seq']:,}, "
-        f"in {found['data_dir']}",
-        f"{'live':<9}{_pointer(found['live'])}",
-        f"{'standby':<9}{_pointer(found['standby'])}",
-    ]
-    for searcher in found["searchers"]:
-        parts.append(f"{'serving':<9}{_searcher(searcher)}")
-    text = "\n".join(parts)
-    if found["builds"]:
-        text += "\n\n" + _builds(found["builds"])
-    return text
+def _watch(source: StatusSource, interval_s: float | None) -> None:
+    from reindexer.watch import watch
 
+    def tell(text: str) -> None:
+        say(text)
+        sys.stdout.flush()
 
-def line(found: dict[str, Any]) -> str:
-    """The status on one line, for logs: the newest build, or what is live."""
-    live = found["live"]
-    where = f"live {live['generation']} lag {live['lag_docs']}" if live else "live none"
-    if not found["builds"]:
-        return where
-    build = found["builds"][0]
-    share = 100 * build["docs_done"] / max(1, build["docs_total"])
-    eta = duration(build["eta_s"]) if build["eta_s"] is not None else "n/a"
-    return (
-        f"build {build['generation']}: {build['docs_done']}/{build['docs_total']} {share:.1f}%; "
-        f"{build['docs_per_s']:.1f}/s; eta {eta}; {build['state']} ({build['step']}); {where}"
-    )
-
-
-def _pointer(pointer: dict[str, Any] | None) -> str:
-    if pointer is None:
-        return "none"
-    lag = pointer["lag_docs"]
-    step = "in step" if not lag else click.style(f"{count(lag, 'change')} behind", fg="yellow")
-    documents = count(pointer["documents"], "document")
-    return f"{pointer['generation']} ({pointer['model']}), {documents}, {step}"
-
-
-def _searcher(searcher: dict[str, Any]) -> str:
-    pid = searcher["name"].split(":")[1]
-    text = f"process {pid} at {searcher['address']}, answers from {searcher['generation'] or '-'}"
-    if searcher["prepared"]:
-        text += f", prepared for {searcher['prepared']}"
-    if searcher["problem"]:
-        text += f"\n{'':<9}{click.style(searcher['problem'], fg='red')}"
-    return text
-
-
-def _builds(builds: list[dict[str, Any]]) -> str:
-    rows = []
-    reasons = []
-    for build in builds:
-        share = 100 * build["docs_done"] / max(1, build["docs_total"])
-        eta = duration(build["eta_s"]) if build["eta_s"] is not None else ""
-        state = build["state"]
-        if state == "running" and build["step"] != "building":
-            state = build["step"].replace("_", " ")
-        rows.append(
-            (
-                str(build["build_id"]),
-                build["generation"],
-                state,
-                f"{build['docs_done']:,}/{build['docs_total']:,}",
-                f"{share:.0f} %",
-                f"{rate(build['docs_per_s'])}/s",
-                eta,
-                build["model"],
-            )
-        )
-        if build["reason"] and state != "done":
-            reasons.append(f"build {build['build_id']}: {build['reason']}")
-    headers = ("build", "of", "state", "documents", "", "rate", "left", "model")
-    return "\n".join([table(headers, rows), *reasons])
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    watch(source, interval_s, is_terminal=is_terminal, say=tell)
 
 
 def _next(found: dict[str, Any]) -> list[str]:

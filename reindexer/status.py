@@ -248,7 +248,7 @@ def _lag_s(rows: _Rows, watermark: int) -> float:
     found = rows(sql)
     if not found or found[0]["changed_at"] is None:
         return 0.0
-    return round(max(0.0, time.time() - found[0]["changed_at"]), 1)
+    return round(max(0.0, time.time() - float(found[0]["changed_at"])), 1)
 
 
 def _iso(at: float) -> str:
