@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -116,16 +117,16 @@ def _build(build: Status, history: History, console: Console, columns: int) -> T
     grid.add_row(f"build {build['build_id']}", title)
     grid.add_row("", _bar(build, console, columns))
     if is_running and build["pace"] is not None and build["pace_reason"]:
-        pace = f"{100 * build['pace']:.0f} % of full speed: {build['pace_reason']}"
-        grid.add_row("pace", Text(pace, style="yellow"))
+        text = f"{100 * build['pace']:.0f} % of full speed: {build['pace_reason']}"
+        grid.add_row("pace", Text(text, style="yellow"))
     if stages := stages_text(build):
         grid.add_row("time in", stages)
     if build["reason"] and build["state"] != "done":
         grid.add_row(
             "reason", Text(str(build["reason"]), style=STATE_STYLES.get(build["state"], ""))
         )
-    if is_running and (pace := history.builds.get(build["build_id"])) is not None:
-        values = pace.rates(_plot_columns(columns))
+    if is_running and (throughput := history.builds.get(build["build_id"])) is not None:
+        values = throughput.rates(_plot_columns(columns))
         if values:
             grid.add_row("docs/s", _plot(values, console))
     return grid
@@ -233,6 +234,4 @@ def _thinned(values: Sequence[float], columns: int) -> list[Any]:
     if len(values) <= columns:
         return list(values)
     edges = [len(values) * column // columns for column in range(columns + 1)]
-    return [
-        sum(values[start:end]) / (end - start) for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [sum(values[start:end]) / (end - start) for start, end in itertools.pairwise(edges)]
