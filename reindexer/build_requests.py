@@ -41,13 +41,18 @@ def queue_build(
     if generation.state == "ready" and not cut_over_after:
         raise WrongState(f"{generation.name} has this very recipe and is ready; cut over to it")
     build = build_of(data, generation, state="queued")
-    if generation.state in UNFINISHED:
-        if running_build(data) == build.build_id:
-            return build
-        data.journal.update_build(build.build_id, state="queued", wanted=None, reason=None)
     kind: JobKind = "upgrade" if cut_over_after else "build"
-    job = {"model": str(version), "generation": generation.name, **arguments}
-    JobQueue(data.database).ask(kind, job, who=who)
+    queue = JobQueue(data.database)
+    last = queue.last_of(generation.name)
+    if last is not None and last.state in ("queued", "running") and last.kind in (kind, "upgrade"):
+        return build
+    if generation.state in UNFINISHED and running_build(data) != build.build_id:
+        data.journal.update_build(build.build_id, state="queued", wanted=None, reason=None)
+    queue.ask(
+        kind,
+        {"model": str(version), "generation": generation.name, **arguments},
+        who=who,
+    )
     return data.journal.build_of(generation.name)
 
 

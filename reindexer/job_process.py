@@ -44,11 +44,7 @@ class JobProcess:
         log = logs / f"job-{job.job_id}.log"
         with log.open("ab") as said, log.with_suffix(".json").open("wb") as answer:
             child = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "reindexer", "--config", os.devnull),
-                    *("--data-dir", str(settings.data_dir.absolute())),
-                    *command(job),
-                ],
+                command_line(job, settings),
                 stdin=subprocess.DEVNULL,
                 stdout=answer,
                 stderr=said,
@@ -117,6 +113,12 @@ class JobProcess:
                 os.killpg(pid, number)
             else:
                 os.kill(pid, number)
+
+
+def command_line(job: Job, settings: Settings) -> list[str]:
+    """What does the job. The settings file is left out: the environment has what was read."""
+    reindexer = [sys.executable, "-m", "reindexer", "--config", os.devnull]
+    return [*reindexer, "--data-dir", str(settings.data_dir.absolute()), *command(job)]
 
 
 def _environment(settings: Settings) -> dict[str, str]:

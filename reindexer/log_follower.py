@@ -1,4 +1,4 @@
-"""Replays the log all the time in a worker: for a store that is a server, and no service replays."""
+"""Replays the log all the time in a worker: where the store is a server and no service replays."""
 
 from __future__ import annotations
 

@@ -227,16 +227,16 @@ class Clock:
         )
 
     def start(self) -> None:
-        self._refresh()
+        self.refresh()
         self._scheduler.add_job(
-            self._refresh, IntervalTrigger(seconds=REFRESH_S, timezone=UTC), id="/refresh"
+            self.refresh, IntervalTrigger(seconds=REFRESH_S, timezone=UTC), id="/refresh"
         )
         self._scheduler.start()
 
     def stop(self) -> None:
         self._scheduler.shutdown(wait=True)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Follow what people changed; and ask at once for what was missed while no worker ran."""
         try:
             found = self._schedules.all()
