@@ -14,6 +14,7 @@ from reindexer.live import open_live
 from reindexer.tuning import fit_candidate
 from reindexer.verify import Check
 from search.answer import RunMode
+from search.feedback_reports import votes_between
 from search.fusion_fit import FusionFit
 from search.generations import Generation
 from search.serving import OpenGeneration
@@ -70,6 +71,11 @@ def _compare(
         metrics["rrf"] = by_mode["hybrid-rrf"]
     detail = [f"{len(judgments.queries)} queries"]
     detail += [_fused(item, judgments) for item in compared if item.recipe.fusion.fitted]
+    if live is not None and live.name != name:
+        votes = votes_between(data.database, live.name, name)
+        if votes is not None:  # for people to know; the gate does not count them
+            metrics["votes"] = votes
+            detail.append(_voted(votes, live.name, name))
     return _check(metrics, live.name if live is not None else "", "; ".join(detail)), metrics
 
 
@@ -111,6 +117,13 @@ def _as_validated(scores: Scores, fit: FusionFit) -> Scores:
     known = dict(zip(scores.query_ids, scores.per_query[PRIMARY_METRIC].tolist(), strict=True))
     values = np.array([validated.get(query_id, value) for query_id, value in known.items()])
     return replace(scores, per_query={**scores.per_query, PRIMARY_METRIC: values})
+
+
+def _voted(votes: Mapping[str, int], live_name: str, name: str) -> str:
+    return (
+        f"votes: {votes['candidate']:,} for {name}, {votes['live']:,} for {live_name}, "
+        f"{votes['neither']:,} for neither"
+    )
 
 
 def _fused(generation: Generation, judgments: Judgments) -> str:

@@ -13,6 +13,7 @@ import pytest
 from reindexer.opening import Opener
 from reindexer.quality import check_quality
 from search.dense import FloatMatrix
+from search.feedback import FeedbackLog
 from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
 from training.errors import JudgmentsInvalid
@@ -83,6 +84,20 @@ def test_a_candidate_that_answers_as_well_passes(directory: WordDirectory, judge
     check, metrics = _check(directory, directory.build("word@2"), judged)
     assert check.passed
     assert set(metrics) == {"live", "candidate", "difference"}
+
+
+def test_the_gate_tells_how_people_voted_and_does_not_count_it(
+    directory: WordDirectory, judged: Path
+) -> None:
+    directory.go_live(directory.build("word@1"))
+    name = directory.build("word@2")
+    votes = FeedbackLog(directory.database)
+    for better in ("docs@1", "docs@1", "docs@2", None):
+        votes.vote("rare3", "docs@1", name, better=better, who="local")
+    check, metrics = _check(directory, name, judged)
+    assert metrics["votes"] == {"live": 2, "candidate": 1, "neither": 1}
+    assert "votes: 1 for docs@2, 2 for docs@1, 1 for neither" in check.detail
+    assert check.passed
 
 
 def test_with_nothing_live_there_is_nothing_to_compare(
