@@ -36,7 +36,8 @@ def workers(database: Database) -> Iterator[tuple[Lease, Lease]]:
 
 
 def claimed(queue: JobQueue, lease: Lease) -> Job:
-    job = claimed(queue, lease)
+    job = queue.claim(ALL, lease)
+    assert job is not None
     return job
 
 
