@@ -18,6 +18,7 @@ from search.documents import Filter, Value, point_id
 FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 FloatVector = NDArray[np.float32]  # (dim,)
 
+Quantization = Literal["none", "int8", "product", "binary"]  # of the vectors searched first
 FieldType = Literal["keyword", "number", "boolean"]
 
 
@@ -39,7 +40,7 @@ class CollectionSpec:
     dim: int
     hnsw_m: int = 16
     hnsw_ef_construct: int = 128
-    quantization: Literal["none", "int8"] = "none"
+    quantization: Quantization = "none"
     filter_fields: Mapping[str, FieldType] = field(default_factory=dict)  # payload indexes
 
     def to_json(self) -> dict[str, Any]:
@@ -198,6 +199,10 @@ class DenseStore(Protocol):
 
     def set_alias(self, name: str) -> None:
         """Point the live alias at a collection (for outsiders; search itself never asks it)."""
+        ...
+
+    def clear_alias(self) -> None:
+        """Take the live alias away, if there is one. Collections stay."""
         ...
 
     def version(self) -> str:

@@ -113,6 +113,9 @@ class EdgeStore:
     def set_alias(self, name: str) -> None:
         """Embedded collections have no outsiders, hence no alias."""
 
+    def clear_alias(self) -> None:
+        """There is none."""
+
     def version(self) -> str:
         return importlib.metadata.version("qdrant-edge-py")
 
@@ -164,11 +167,7 @@ def _shard_config(spec: CollectionSpec) -> engine.EdgeConfig:
         hnsw_config=engine.HnswIndexConfig(
             m=spec.hnsw_m, ef_construct=spec.hnsw_ef_construct, full_scan_threshold=INDEX_FROM_KB
         ),
-        quantization_config=engine.ScalarQuantizationConfig(
-            engine.ScalarType.Int8, quantile=0.99, memory=engine.Memory.Pinned
-        )
-        if spec.quantization == "int8"
-        else None,
+        quantization_config=_quantization(spec),
         optimizers=engine.EdgeOptimizersConfig(
             default_segment_number=1,
             indexing_threshold=INDEX_FROM_KB,
@@ -177,6 +176,28 @@ def _shard_config(spec: CollectionSpec) -> engine.EdgeConfig:
         max_search_threads=1,  # the points are in one segment; a pool of threads costs 0.1 ms
         wal_enabled=True,
     )
+
+
+def _quantization(
+    spec: CollectionSpec,
+) -> (
+    engine.ScalarQuantizationConfig
+    | engine.ProductQuantizationConfig
+    | engine.BinaryQuantizationConfig
+    | None
+):
+    match spec.quantization:
+        case "int8":
+            return engine.ScalarQuantizationConfig(
+                engine.ScalarType.Int8, quantile=0.99, memory=engine.Memory.Pinned
+            )
+        case "product":
+            return engine.ProductQuantizationConfig(
+                engine.CompressionRatio.X16, memory=engine.Memory.Pinned
+            )
+        case "binary":
+            return engine.BinaryQuantizationConfig(memory=engine.Memory.Pinned)
+    return None
 
 
 def _payload_indexes(spec: CollectionSpec) -> Iterator[tuple[str, engine.PayloadSchemaParams]]:

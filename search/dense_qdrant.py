@@ -26,6 +26,7 @@ from search.payload import (
 )
 from search.qdrant_calls import QdrantCalls
 from search.qdrant_collection import QdrantCollection
+from search.qdrant_layout import QdrantLayout, QdrantLimits
 
 SPEC = "reindexer"  # key of the spec in the collection's metadata
 REST_PORT, GRPC_PORT = 6333, 6334  # a server's own choice
@@ -52,6 +53,7 @@ class QdrantStore:
         client: QdrantClient | None = None,
         prefix: str = "",
         alias: str = "docs-live",
+        layout: QdrantLayout | None = None,
         grpc: Literal["auto", "on", "off"] = "auto",
         grpc_port: int = GRPC_PORT,
         timeout_s: int = 60,
@@ -62,9 +64,9 @@ class QdrantStore:
     ) -> None:
         """url: of the server's REST port. client: used as it is and left open, url and api_key are
         then not read. prefix: put before every collection's name and the alias, so that several
-        installations can share a server. grpc: auto uses gRPC, which is quicker, when the REST port
-        is the usual one; else the server at grpc_port may be another one. patience_s, on_wait: see
-        `QdrantCalls`. Nothing is sent yet.
+        installations can share a server. layout: of the collections that it makes. grpc: auto uses
+        gRPC, which is quicker, when the REST port is the usual one; else the server at grpc_port
+        may be another one. patience_s, on_wait: see `QdrantCalls`. Nothing is sent yet.
         """
         self._owns_client = client is None
         self._client = client or QdrantClient(
@@ -83,6 +85,7 @@ class QdrantStore:
             on_wait=on_wait,
         )
         self._prefix = prefix
+        self._layout = layout or QdrantLayout()
         self._alias = prefix + alias
         self._poll_s = ready_poll_s
         self._stall_s = ready_stall_s
@@ -159,6 +162,14 @@ class QdrantStore:
             change_aliases_operations=[delete, create] if self.alias() else [create],
         )
 
+    def clear_alias(self) -> None:
+        if self.alias() is not None:
+            delete = models.DeleteAlias(alias_name=self._alias)
+            self._calls.run(
+                "update_collection_aliases",
+                change_aliases_operations=[models.DeleteAliasOperation(delete_alias=delete)],
+            )
+
     def version(self) -> str:
         version = str(self._calls.run("info").version)
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
@@ -211,7 +222,13 @@ class QdrantStore:
                 "make it; set another store.prefix"
             ) from error
         collection = QdrantCollection(
-            name, physical, spec, self._calls, poll_s=self._poll_s, stall_s=self._stall_s
+            name,
+            physical,
+            spec,
+            self._calls,
+            limits=QdrantLimits.of(info.config.strict_mode_config, self._layout.oversampling),
+            poll_s=self._poll_s,
+            stall_s=self._stall_s,
         )
         return collection, info
 
@@ -219,20 +236,22 @@ class QdrantStore:
         self._calls.run(
             "create_collection",
             collection_name=self._physical(name),
-            vectors_config=models.VectorParams(size=spec.dim, distance=models.Distance.COSINE),
+            vectors_config=models.VectorParams(
+                size=spec.dim,
+                distance=models.Distance.COSINE,
+                on_disk=self._layout.on_disk_vectors or None,
+            ),
+            shard_number=self._layout.shards,
+            replication_factor=self._layout.replicas,
+            write_consistency_factor=self._layout.acknowledging,
             hnsw_config=models.HnswConfigDiff(
                 m=spec.hnsw_m,
                 ef_construct=spec.hnsw_ef_construct,
                 full_scan_threshold=INDEX_FROM_KB,
+                on_disk=self._layout.on_disk_vectors or None,
             ),
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=BULK_LOAD),
-            quantization_config=models.ScalarQuantization(
-                scalar=models.ScalarQuantizationConfig(
-                    type=models.ScalarType.INT8, quantile=0.99, always_ram=True
-                )
-            )
-            if spec.quantization == "int8"
-            else None,
+            quantization_config=_quantization(spec),
             metadata={SPEC: spec.to_json()},
         )
 
@@ -246,6 +265,28 @@ class QdrantStore:
 
 def _has_usual_port(url: str | None) -> bool:
     return (urlsplit(url or "").port or REST_PORT) == REST_PORT
+
+
+def _quantization(spec: CollectionSpec) -> models.QuantizationConfig | None:
+    """In memory, also where the full vectors are on disk."""
+    match spec.quantization:
+        case "int8":
+            return models.ScalarQuantization(
+                scalar=models.ScalarQuantizationConfig(
+                    type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+                )
+            )
+        case "product":
+            return models.ProductQuantization(
+                product=models.ProductQuantizationConfig(
+                    compression=models.CompressionRatio.X16, always_ram=True
+                )
+            )
+        case "binary":
+            return models.BinaryQuantization(
+                binary=models.BinaryQuantizationConfig(always_ram=True)
+            )
+    return None
 
 
 def _payload_indexes(spec: CollectionSpec) -> dict[str, Any]:

@@ -6,25 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE
 from reindexer.replay import Replay
+from reindexer.selftest import word_directory as words
 from reindexer.settings import Settings
 from search.documents import Document
-from search.generations import Generation
-from search.recipe import Recipe, SplitterRecipe
 from search.splitter import Splitter
-from tests.word_encoder import WordEncoder
 
 
-class WordDirectory(DataDirectory):
+class WordDirectory(words.WordDirectory):
     """Everything is real but the models."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         super().__init__(Settings(data_dir=folder, **settings))
-
-    def load_encoder(self, model: str) -> Any:
-        return WordEncoder(int(model.partition("@")[2]))
 
     def put(self, doc_id: str, text: str, **fields: Any) -> int:
         """The seq of the change."""
@@ -32,17 +26,6 @@ class WordDirectory(DataDirectory):
 
     def put_many(self, doc_ids: Iterable[str]) -> None:
         self.corpus.put([Document.of(doc_id=doc_id, text=f"all of {doc_id}") for doc_id in doc_ids])
-
-    def record(self, model: str) -> Generation:
-        encoder = self.load_encoder(model)
-        return self.catalog.record(
-            Recipe(
-                model=model,
-                fingerprint=encoder.fingerprint,
-                dim=encoder.dim,
-                splitter=SplitterRecipe(max_tokens=encoder.max_tokens, overlap_tokens=4),
-            )
-        )
 
     def build(self, model: str) -> str:
         """The name of a new generation that is in step with the corpus and ready to go live."""

@@ -1,0 +1,1 @@
+"""Proof on the operator's own machine that the promises hold when things break."""
