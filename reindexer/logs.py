@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Literal
 
-from search.masking import mask_keys_in_logs
+from search.masking import mask_keys, mask_keys_in_logs
 from search.request_ids import REQUEST_ID
 
 LogFormat = Literal["console", "json"]
@@ -79,7 +79,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(mask_keys(self.format(record)) + "\n")  # what came as `extra`, too
             sys.stderr.flush()
         except Exception:
             self.handleError(record)

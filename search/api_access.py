@@ -21,36 +21,37 @@ def install(app: FastAPI, service: Service) -> None:
     A browser runs on the machine that is trusted. A page may have it send a request anywhere, and
     may point its own name at this machine (DNS rebinding); it cannot choose Host and Origin.
     """
-    if not service.access.required:
-        app.add_middleware(_RefuseForeign, access=service.access)
+    app.add_middleware(_RefuseForeign, service=service)
 
 
 class _RefuseForeign:
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+    def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
-        self._local_hosts = access.local_hosts
-        self._origins = access.origins
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            self._check(scope["method"], Headers(scope=scope))
+        access = self._service.access
+        if scope["type"] == "http" and not access.required:
+            _check(access, scope["method"], Headers(scope=scope))
         await self._app(scope, receive, send)
 
-    def _check(self, method: str, headers: Headers) -> None:
-        host = headers.get("host", "")
-        if self._local_hosts is not None and _name(host) not in self._local_hosts:
-            raise ForeignRequest(
-                f"the request was sent to {host[:100]!r}, which is no name of this machine; if it "
-                "is yours, add it to the setting serve.allowed_hosts"
-            )
-        origin = headers.get("origin")
-        if origin is None or method in _SAFE_METHODS or origin in self._origins:
-            return
-        if urlsplit(origin).netloc != host:
-            raise ForeignRequest(
-                f"a page of {origin[:100]!r} may not do this; call the API from your own server, "
-                "with a key"
-            )
+
+def _check(access: Access, method: str, headers: Headers) -> None:
+    """Raises ForeignRequest."""
+    host = headers.get("host", "")
+    if access.local_hosts is not None and _name(host) not in access.local_hosts:
+        raise ForeignRequest(
+            f"the request was sent to {host[:100]!r}, which is no name of this machine; if it is "
+            "yours, add it to the setting serve.allowed_hosts"
+        )
+    origin = headers.get("origin")
+    if origin is None or method in _SAFE_METHODS or origin in access.origins:
+        return
+    if urlsplit(origin).netloc != host:
+        raise ForeignRequest(
+            f"a page of {origin[:100]!r} may not do this; call the API from your own server, with "
+            "a key"
+        )
 
 
 def _name(host: str) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
 from reindexer.access import access_of
+from reindexer.cli import cli
 from reindexer.errors import KeysMissing
 from reindexer.service import ReindexerService
 from reindexer.settings import SettingsInvalid
@@ -27,6 +31,7 @@ TOKEN = "the-token-of-the-data-directory"
 LOCAL = "http://127.0.0.1:8321"
 SCOPES: tuple[Scope, ...] = ("search", "write", "operate")
 OPEN_TO_ALL = {"/healthz", "/readyz"}
+ANY_KEY = {"/metrics"}  # whatever its scopes
 
 Serve = Callable[..., TestClient]
 
@@ -49,27 +54,33 @@ def keys(service: ReindexerService) -> Iterator[ApiKeys]:
         keys.revoke(key.id)
 
 
+@pytest.fixture(scope="module")
+def app(service: ReindexerService) -> FastAPI:
+    """Its API, and a route for each scope."""
+    app = create_app(service)
+    for scope in SCOPES:
+        _add_route(app, service, scope)
+    return app
+
+
+def _add_route(app: FastAPI, service: ReindexerService, scope: Scope) -> None:
+    @app.api_route(f"/may/{scope}", methods=["GET", "POST"], include_in_schema=False)
+    def may(who: str = Depends(needs(service, scope))) -> dict[str, str]:
+        return {"who": who}
+
+
 @pytest.fixture
-def serve(service: ReindexerService, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """A client of the service as it would be with these settings; each scope has a route."""
+def serve(service: ReindexerService, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """A client of the service as it would be with these settings."""
 
     def start(host: str = "127.0.0.1", *, insecure: bool = False, **settings: Any) -> TestClient:
         data = service._data
         chosen = dataclasses.replace(data.settings, **settings)
         access = access_of(data.database, chosen, host=host, token=TOKEN, insecure=insecure)
         monkeypatch.setattr(service, "access", access)
-        app = create_app(service)
-        for scope in SCOPES:
-            _add_route(app, service, scope)
         return TestClient(app, base_url=LOCAL, raise_server_exceptions=False)
 
     return start
-
-
-def _add_route(app: FastAPI, service: ReindexerService, scope: Scope) -> None:
-    @app.api_route(f"/may/{scope}", methods=["GET", "POST"])
-    def may(who: str = Depends(needs(service, scope))) -> dict[str, str]:
-        return {"who": who}
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -123,9 +134,9 @@ def test_the_token_of_the_data_directory_may_do_everything(serve: Serve) -> None
     assert "service.json" in wrong.json()["detail"]
 
 
-def test_every_operation_asks_for_a_scope(service: ReindexerService) -> None:
+def test_every_operation_asks_for_a_scope(app: FastAPI) -> None:
     """One that somebody adds and forgets is found here, in what the API says of itself."""
-    paths = create_app(service).openapi()["paths"]
+    paths = app.openapi()["paths"]
     assert "/search" in paths
 
     unguarded = {
@@ -135,7 +146,15 @@ def test_every_operation_asks_for_a_scope(service: ReindexerService) -> None:
         if operation.get("security") != [{"api_key": []}]
     }
 
-    assert unguarded <= OPEN_TO_ALL
+    assert unguarded <= OPEN_TO_ALL | ANY_KEY
+
+
+def test_metrics_need_a_key_where_everything_does(serve: Serve, keys: ApiKeys) -> None:
+    client = serve(require_keys=True)
+    _, text = keys.create("prometheus", ["operate"])
+
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", headers=bearer(text)).status_code == 200
 
 
 # -- keys and scopes ------------------------------------------------------------------------------
@@ -391,3 +410,59 @@ def test_a_key_may_be_sent_from_anywhere(serve: Serve, keys: ApiKeys) -> None:
     headers = {"Host": "search.example", "Origin": "https://shop.example", **bearer(text)}
 
     assert client.post("/may/search", headers=headers).status_code == 200
+
+
+# -- the verbs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """A verb on a data directory that is not there yet."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), *args])
+        assert result.exit_code == code, f"{args}: {result.exit_code}\n{result.output}"
+        return result
+
+    return run
+
+
+def test_a_key_is_shown_once_and_listed_without_its_secret(run: Callable[..., Result]) -> None:
+    made = run("keys", "create", "website", "--scope", "search", "--rate", "600/minute")
+    text = made.stdout.strip()
+    key_id, secret = text.split("_")[1:]
+
+    listed = run("keys", "list")
+    (row,) = json.loads(run("keys", "--json").stdout)
+    revoked = json.loads(run("keys", "revoke", key_id, "--json").stdout)
+
+    assert secret not in made.stderr + listed.output
+    assert (row["id"], row["name"], row["scopes"], row["rate"]) == (
+        key_id, "website", ["search"], "600/minute",
+    )  # fmt: skip
+    assert revoked["revoked_at"] is not None
+    assert "keys list" in run("keys", "revoke", "nobody", code=1).stderr
+    assert (
+        "600/minute"
+        in run("keys", "create", "x", "--scope", "search", "--rate", "x", code=2).stderr
+    )
+
+
+def test_serve_starts_beyond_this_machine_with_a_key_or_not_at_all(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[bool] = []
+    monkeypatch.setattr(
+        ReindexerService,
+        "run",
+        lambda self, **_: (served.append(self.access.required), self.close()),
+    )
+    serve = ("serve", "--host", "0.0.0.0", "--port", "0")
+
+    assert "`reindexer keys create NAME" in run(*serve, code=2).stderr
+    assert served == []
+    assert "whoever reaches it may read and write" in run(*serve, "--insecure").stderr
+    run("keys", "create", "website", "--scope", "search")
+    run(*serve)
+    assert served == [False, True]
