@@ -52,11 +52,19 @@ class DataDirectory:
     def store(self) -> DenseStore:
         if self.settings.store_kind == "qdrant":
             from search.dense_qdrant import QdrantStore
+            from search.qdrant_layout import QdrantLayout
 
             return QdrantStore(
                 url=self.settings.store_url,
                 api_key=self.settings.store_api_key,
                 prefix=self.settings.store_prefix,
+                layout=QdrantLayout(
+                    shards=self.settings.store_shards,
+                    replicas=self.settings.store_replicas,
+                    write_consistency=self.settings.store_write_consistency,
+                    on_disk_vectors=self.settings.store_on_disk_vectors,
+                    oversampling=self.settings.store_oversampling,
+                ),
                 grpc=self.settings.store_grpc,
                 grpc_port=self.settings.store_grpc_port,
                 patience_s=self.settings.store_patience_s if self._on_store_wait else 0.0,

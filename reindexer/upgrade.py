@@ -30,7 +30,7 @@ from training.errors import ModelNotFound
 from training.registry import ModelVersion
 
 POLL_S = 0.1
-DEAF_S = 1.2  # a child that has not stopped so long after it was asked to is ended
+DEAF_S = 1.0  # a child that has not stopped so long after it was asked to is ended
 STOP_S = 60.0  # a child that was asked to stop gets so long before it is killed
 FIELD_SAMPLE = 2_000
 MAX_FILTER_FIELDS = 32
@@ -264,6 +264,7 @@ def recipe_for(data: DataDirectory, version: ModelVersion) -> Recipe:
         analyzer=AnalyzerRecipe(language=settings.language),
         hnsw_m=settings.hnsw_m,
         hnsw_ef_construct=settings.hnsw_ef_construct,
+        quantization=settings.quantization,
         filter_fields=filter_fields(data.corpus.changes(0, FIELD_SAMPLE)),
     )
 

@@ -317,7 +317,7 @@ class EdgeCollection:
             quantization=engine.QuantizationSearchParams(
                 ignore=exact, rescore=True, oversampling=OVERSAMPLING
             )
-            if self._spec.quantization == "int8"
+            if self._spec.quantization != "none"
             else None,
         )
 

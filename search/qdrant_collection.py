@@ -25,11 +25,9 @@ from search.payload import (
     DOC_ID,
     EXACT_UP_TO_KB,
     HIT_FIELDS,
-    HNSW_EF,
     INDEX_FROM_KB,
     METADATA,
     ODD,
-    OVERSAMPLING,
     SEQ,
     FieldTest,
     Nearest,
@@ -44,10 +42,9 @@ from search.payload import (
     validate_query,
 )
 from search.qdrant_calls import QdrantCalls
+from search.qdrant_layout import QdrantLimits
 
 WRITE_BYTES = 2_000_000  # vectors a request carries, about
-POINTS_A_WRITE = 256
-DOC_IDS_A_REQUEST = 256
 QUERY_TIMEOUT_S = 5  # an answer from one leg now is better than one from both later
 READY_LOOKS = 3  # times in a row the optimizers must look idle: they start a moment after a change
 
@@ -62,6 +59,7 @@ class QdrantCollection:
         spec: CollectionSpec,
         calls: QdrantCalls,
         *,
+        limits: QdrantLimits,
         poll_s: float,
         stall_s: float,
     ) -> None:
@@ -71,6 +69,8 @@ class QdrantCollection:
         self._indexed = spec.filter_fields
         self._nearest = NearestDocuments()
         self._calls = calls
+        self._limits = limits
+        self._tells_optimizations = True  # until the server says that it knows no such thing
         self._poll_s = poll_s
         self._stall_s = stall_s
 
@@ -85,7 +85,8 @@ class QdrantCollection:
     def upsert(self, points: Sequence[Point], vectors: FloatMatrix) -> None:
         validate_points(points, vectors, self._spec, self._name)
         rows = list(newest(points).items())
-        size = max(1, min(POINTS_A_WRITE, WRITE_BYTES // (4 * self._spec.dim)))
+        # The server compares seqs in a filter, and strict mode limits that as well.
+        size = max(1, min(self._limits.points_a_write, WRITE_BYTES // (4 * self._spec.dim)))
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             self._calls.run(
@@ -105,7 +106,7 @@ class QdrantCollection:
 
     def remove_older(self, seqs: Mapping[str, int]) -> None:
         doc_ids = list(seqs)
-        for start in range(0, len(doc_ids), DOC_IDS_A_REQUEST):
+        for start in range(0, len(doc_ids), self._limits.doc_ids_a_request):
             older: list[models.Condition] = [
                 models.Filter(
                     must=[
@@ -113,7 +114,7 @@ class QdrantCollection:
                         models.FieldCondition(key=SEQ, range=models.Range(lt=seqs[doc_id])),
                     ]
                 )
-                for doc_id in doc_ids[start : start + DOC_IDS_A_REQUEST]
+                for doc_id in doc_ids[start : start + self._limits.doc_ids_a_request]
             ]
             self._calls.run(
                 "delete",
@@ -126,8 +127,8 @@ class QdrantCollection:
         points: list[Point] = []
         parts: list[FloatMatrix] = [self._matrix([])]
         unique = list(dict.fromkeys(doc_ids))
-        for start in range(0, len(unique), DOC_IDS_A_REQUEST):
-            part = unique[start : start + DOC_IDS_A_REQUEST]
+        for start in range(0, len(unique), self._limits.doc_ids_a_request):
+            part = unique[start : start + self._limits.doc_ids_a_request]
             where = models.Filter(
                 must=[models.FieldCondition(key=DOC_ID, match=models.MatchAny(any=part))]
             )
@@ -153,7 +154,7 @@ class QdrantCollection:
                 timeout=None if exact else QUERY_TIMEOUT_S,
                 collection_name=self._physical,
                 query=query,
-                limit=limit,
+                limit=min(limit, self._limits.points_a_page),
                 query_filter=_filter(must, leave_out),
                 with_payload=fields,
                 search_params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
@@ -210,10 +211,11 @@ class QdrantCollection:
         while True:
             info = self._info()
             self._check_optimizer(info)
-            state = (info.status, info.indexed_vectors_count, info.segments_count)
+            waiting = self._optimizations()
+            state = (info.status, info.indexed_vectors_count, info.segments_count, waiting)
             if state != seen:
                 seen, moved_at = state, time.monotonic()
-            if info.status == models.CollectionStatus.GREEN:
+            if info.status == models.CollectionStatus.GREEN and not waiting:
                 idle += 1
                 if idle >= READY_LOOKS:
                     return
@@ -249,6 +251,20 @@ class QdrantCollection:
         )
         return info
 
+    def _optimizations(self) -> int:
+        """Running and queued, as newer servers tell: a green status may come before the last of
+        them has begun. 0 from a server that does not tell."""
+        if not self._tells_optimizations:
+            return 0
+        try:
+            found = self._calls.run("get_optimizations", collection_name=self._physical)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            self._tells_optimizations = False
+            return 0
+        return len(found.running) + int(found.summary.queued_optimizations)
+
     def _check_optimizer(self, info: models.CollectionInfo) -> None:
         failure = getattr(info.optimizer_status, "error", None)
         if failure or info.status == models.CollectionStatus.RED:
@@ -268,7 +284,7 @@ class QdrantCollection:
                 "scroll",
                 collection_name=self._physical,
                 scroll_filter=where,
-                limit=batch,
+                limit=min(batch, self._limits.points_a_page),
                 offset=offset,
                 with_payload=True,
                 with_vectors=vector,
@@ -296,15 +312,15 @@ class QdrantCollection:
 
     def _search_params(self, *, exact: bool, filtered: bool) -> models.SearchParams:
         return models.SearchParams(
-            exact=exact,
-            hnsw_ef=HNSW_EF,
+            exact=exact and self._limits.exact,
+            hnsw_ef=self._limits.hnsw_ef,
             acorn=models.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
             if filtered
             else None,
             quantization=models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=OVERSAMPLING
+                ignore=exact, rescore=True, oversampling=self._limits.oversampling
             )
-            if self._spec.quantization == "int8"
+            if self._spec.quantization != "none"
             else None,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from search.dense import CollectionSpec, FieldType
+from search.dense import CollectionSpec, FieldType, Quantization
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ class Recipe:
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
     hnsw_m: int = 16
     hnsw_ef_construct: int = 128
-    quantization: Literal["none", "int8"] = "none"
+    quantization: Quantization = "none"
     filter_fields: Mapping[str, FieldType] = field(default_factory=dict)
 
     def to_json(self) -> str:

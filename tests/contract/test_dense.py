@@ -17,7 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
-from search.dense import CollectionSpec, DenseCollection, DenseStore, FieldType, FloatMatrix, Point
+from search.dense import (
+    CollectionSpec,
+    DenseCollection,
+    DenseStore,
+    FieldType,
+    FloatMatrix,
+    Point,
+    Quantization,
+)
 from search.dense_edge import EdgeStore
 from search.dense_qdrant import QdrantStore
 from search.documents import Condition, Scalar, Value, canonical_metadata
@@ -395,8 +403,11 @@ def test_a_new_point_is_found_at_once_after_finish(collection: DenseCollection) 
     assert collection.search(vector[0], 1)[0].doc_id != "new"
 
 
-def test_int8_ranks_as_float32_does(store: DenseStore) -> None:
-    spec = CollectionSpec(generation="docs@1", fingerprint="a", dim=DIM, quantization="int8")
+@pytest.mark.parametrize(("quantization", "at_least"), [("int8", 9), ("product", 5), ("binary", 0)])
+def test_quantized_vectors_find_and_full_ones_rank(
+    store: DenseStore, quantization: Quantization, at_least: int
+) -> None:
+    spec = CollectionSpec(generation="docs@1", fingerprint="a", dim=DIM, quantization=quantization)
     collection = store.create("docs-8", spec)
     vectors = some_vectors(2_000)
     collection.upsert([a_point(f"d{i}") for i in range(2_000)], vectors)
@@ -405,8 +416,11 @@ def test_int8_ranks_as_float32_does(store: DenseStore) -> None:
     for query, scores in zip(queries, queries @ vectors.T, strict=True):
         expected = {f"d{i}" for i in np.argsort(-scores)[:10]}
         hits = collection.search(query, 10)
-        assert len(expected & {hit.doc_id for hit in hits}) >= 9
-        assert hits[0].score == pytest.approx(scores.max(), abs=1e-5)
+        assert len(expected & {hit.doc_id for hit in hits}) >= at_least
+        scored = {f"d{i}": float(score) for i, score in enumerate(scores)}
+        assert [hit.score for hit in hits] == pytest.approx(
+            [scored[hit.doc_id] for hit in hits], abs=1e-5
+        )
     collection.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster with room for two actors."""
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a machine that others share
     context = ray.init(
         num_cpus=2,
         object_store_memory=100_000_000,
