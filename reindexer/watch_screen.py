@@ -126,7 +126,7 @@ def _build(build: Status, history: History, console: Console, columns: int) -> T
             "reason", Text(str(build["reason"]), style=STATE_STYLES.get(build["state"], ""))
         )
     if is_running and (throughput := history.builds.get(build["build_id"])) is not None:
-        values = throughput.rates(_plot_columns(columns))
+        values = throughput.rates(history.seen_at, _plot_columns(columns))
         if values:
             grid.add_row("docs/s", _plot(values, console))
     return grid
