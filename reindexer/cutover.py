@@ -12,7 +12,13 @@ from reindexer.data_directory import DataDirectory
 from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE, Lease
 from search import traces
-from search.errors import CutOverRefused, NoLiveGeneration, StoreError, WrongState
+from search.errors import (
+    CutOverRefused,
+    NoLiveGeneration,
+    StoreError,
+    TargetBehind,
+    WrongState,
+)
 from search.generations import Generation
 from training.errors import TrainingError
 from training.kill_points import reached
@@ -233,22 +239,13 @@ def _swap_when_caught_up(
                 who=who,
             )
             return time.monotonic()
-        except CutOverRefused:
-            if not _behind(data, target) or time.monotonic() > deadline:
+        except TargetBehind:
+            if time.monotonic() > deadline:
                 raise
         if not told:
             on_wait(f"waiting until {target} has caught up with the corpus")
             told = True
         time.sleep(POLL_S)
-
-
-def _behind(data: DataDirectory, target: str) -> bool:
-    live = data.catalog.live()
-    return (
-        live is not None
-        and live.name != target
-        and data.catalog.get(target).watermark < live.watermark
-    )
 
 
 def _catch_up_here(data: DataDirectory, target: str) -> None:

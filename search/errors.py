@@ -11,6 +11,7 @@ SearchError
 ├── InvalidOperation       what was asked of the installation makes no sense
 ├── SpaceMismatch          encoder, generation and collection do not share one vector space
 ├── CutOverRefused         the compare-and-swap or the preparation did not go through
+│   └── TargetBehind       the generation to switch to has not applied what the live one has
 ├── LeaseLost              somebody else holds the lease now: stop writing
 ├── AccessError            a request that may not do what it asks for
 │   ├── NotAuthenticated   no key, or one that is not known
@@ -85,6 +86,10 @@ class SpaceMismatch(SearchError):
 
 class CutOverRefused(SearchError):
     """The switch did not happen; the generation that was live still is."""
+
+
+class TargetBehind(CutOverRefused):
+    """The generation to switch to has not applied what the live one has; it may catch up."""
 
 
 class LeaseLost(SearchError):

@@ -19,7 +19,13 @@ import sqlalchemy as sa
 
 from search import database as tables
 from search.database import Database
-from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, WrongState
+from search.errors import (
+    CutOverRefused,
+    GenerationNotFound,
+    LeaseLost,
+    TargetBehind,
+    WrongState,
+)
 from search.processes import process_may_live
 from search.query_times import QueryLoad
 from search.recipe import FusionRecipe, Recipe
@@ -335,7 +341,7 @@ class Catalog:
                     f"standby; run `reindexer verify {target}`"
                 )
             if live is not None and next_row.watermark < live.watermark:
-                raise CutOverRefused(
+                raise TargetBehind(
                     f"{target} is at seq {next_row.watermark}, behind {live.name} at "
                     f"{live.watermark}; it has to catch up first"
                 )

@@ -283,6 +283,32 @@ def test_a_target_that_is_behind_is_waited_for(
     assert directory.catalog.pointers().live == second
 
 
+def test_a_target_that_catches_up_while_it_is_refused_is_switched_to(
+    directory: WordDirectory,
+    two: tuple[str, str],
+    processes: ServingProcesses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = two
+    assert processes
+    seq = directory.put("d0", "edited")
+    advance(directory, first, seq)
+    swap = directory.catalog.cut_over
+
+    def swap_and_catch_up(*args: Any, **options: Any) -> None:
+        try:
+            swap(*args, **options)
+        finally:
+            if directory.catalog.get(second).watermark < seq:
+                advance(directory, second, seq)
+
+    monkeypatch.setattr(directory.catalog, "cut_over", swap_and_catch_up)
+
+    cut_over(directory, second)
+
+    assert directory.catalog.pointers().live == second
+
+
 def test_a_target_that_stays_behind_is_refused(
     directory: WordDirectory, two: tuple[str, str], processes: ServingProcesses
 ) -> None:
