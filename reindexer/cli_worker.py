@@ -24,9 +24,21 @@ _JOB = (
 # -- worker ---------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, examples=["reindexer worker", "reindexer --set log.format=json worker"])
+@click.command(cls=Verb, examples=["reindexer worker", "reindexer worker --metrics-port 9108"])
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Answer GET /metrics at this port of 127.0.0.1; 0: any.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    metavar="HOST",
+    help="Another address for /metrics. It asks nobody for a key.",
+)
 @pass_invocation
-def worker(invocation: Invocation) -> None:
+def worker(invocation: Invocation, metrics_port: int | None, metrics_host: str) -> None:
     """Do scheduled and queued work until told to stop.
 
     Builds, evaluations and training run in child processes. A service does this work too, unless
@@ -34,10 +46,16 @@ def worker(invocation: Invocation) -> None:
     a Qdrant server it replays the log as well, when nobody else does. Ends with SIGTERM or Ctrl-C:
     a build pauses at a checkpoint and the next worker goes on with it.
     """
+    from reindexer.observation import metrics_served, observed
     from reindexer.worker import Worker
 
     stop = threading.Event()
-    with invocation.open() as data:
+    settings = invocation.settings
+    with (
+        observed(settings, "reindexer-worker", verbosity=invocation.verbosity),
+        metrics_served(settings, metrics_host, metrics_port),
+        invocation.open() as data,
+    ):
         worker = Worker(data, replays=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: stop.set())

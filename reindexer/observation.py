@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 
 from reindexer import logs
+from reindexer.errors import ReindexerError
 from reindexer.settings import Settings
 from search import traces
+
+log = logging.getLogger(__name__)
+
+
+class MetricsPortInUse(ReindexerError):
+    """The port that metrics were to be answered at is taken."""
 
 
 @contextlib.contextmanager
@@ -23,3 +31,26 @@ def observed(settings: Settings, name: str, *, verbosity: int = 0) -> Iterator[N
         yield
     finally:
         traces.stop()
+
+
+@contextlib.contextmanager
+def metrics_served(settings: Settings, host: str, port: int | None) -> Iterator[None]:
+    """Answer GET /metrics to the end of the block, unless port is None. Raises MetricsPortInUse."""
+    if port is None:
+        yield
+        return
+    from reindexer.status import read_status
+    from search.telemetry import Telemetry, start_metrics_server
+
+    try:
+        server = start_metrics_server(port, Telemetry(lambda: read_status(settings)), host=host)
+    except OSError as error:
+        raise MetricsPortInUse(
+            f"cannot answer metrics on {host}:{port}: {error.strerror}; choose another with "
+            "--metrics-port, or --metrics-port 0 for any that is free"
+        ) from error
+    log.info("metrics at http://%s:%s/metrics", host, server.port)
+    try:
+        yield
+    finally:
+        server.close()

@@ -25,6 +25,9 @@ from search.catalog_metrics import CatalogMetrics
 from search.query_times import QueryTimes
 
 if TYPE_CHECKING:
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
     from search.answer import Answer
 
 Rejection = Literal["overload", "rate", "size", "deadline", "drain"]
@@ -163,8 +166,22 @@ class Telemetry:
         self._sync_errors.labels(generation).inc()
 
 
-def start_metrics_server(port: int, telemetry: Telemetry, *, host: str = "127.0.0.1") -> int:
-    """Answer GET /metrics in a thread of its own, for processes that have no API; returns the port,
-    which matters for 0. Raises OSError when it is taken."""
-    server, _thread = start_http_server(port, addr=host, registry=telemetry.registry)
-    return int(server.server_port)
+class MetricsServer:
+    """Answers GET /metrics in a thread of its own, for processes that have no API."""
+
+    def __init__(self, server: WSGIServer, thread: Thread) -> None:
+        self._server = server
+        self._thread = thread
+        self.port = int(server.server_port)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def start_metrics_server(
+    port: int, telemetry: Telemetry, *, host: str = "127.0.0.1"
+) -> MetricsServer:
+    """port 0: any that is free. Raises OSError when it is taken."""
+    return MetricsServer(*start_http_server(port, addr=host, registry=telemetry.registry))

@@ -229,10 +229,11 @@ def test_without_a_database_the_rest_is_still_told() -> None:
 
 
 def test_a_worker_answers_metrics_without_an_api() -> None:
-    port = start_metrics_server(0, Telemetry())
+    server = start_metrics_server(0, Telemetry())
 
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
+    server.close()
 
     assert "process_resident_memory_bytes" in text
     assert "reindexer_encoded_passages_total" in text
