@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
+from training.batch_budget import BudgetCache, choose_budget
 from training.batches import cut_batches, flat_features, padded_features
 from training.cores import CorePool
 from training.device import resolve_device
@@ -24,6 +27,7 @@ from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
 from training.precision import DtypeName, choose_dtype
 from training.registry import ModelVersion
 from training.tokenizer import TextTokenizer, TokenizedTexts
+from training.unpadding import first_position, packed_features, packs_texts
 
 __all__ = ["Encoder", "TokenizedTexts"]
 
@@ -31,6 +35,11 @@ log = logging.getLogger(__name__)
 
 FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 
+Arriving = Callable[[], FloatMatrix]  # gives the rows of a batch that has begun
+
+BATCHES_AHEAD = 2  # begun on a GPU before the first of them is waited for
+PROBE_TOKENS = 128  # of a text, while the size of batches is probed
+PROBE_BATCHES = 6
 MAX_BATCH_TOKENS = {"cpu": 1_024, "mps": 8_192, "cuda": 65_536}  # padded tokens
 
 
@@ -74,6 +83,7 @@ class Encoder:
         self._check_prompts()
         self._pad_id = getattr(wrapper, "pad_token_id", None) or 0
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
+        self._packs = False  # while number formats are compared
         self._budget_lock = threading.Lock()
         self._model.eval()
         self.dtype: DtypeName = "fp32"  # while it is measured
@@ -85,6 +95,9 @@ class Encoder:
             probe=lambda texts: self._encode(self._documents.tokenize(texts, truncate=True)),
             cache_dir=cache_dir,
         )
+        self._packs = not self._is_static and packs_texts(self._model, self._device, self.dtype)
+        if max_batch_tokens is None and self._device.type == "cuda" and not self._is_static:
+            self._budget = self._probed_budget(cache_dir)
 
     @property
     def fingerprint(self) -> str:
@@ -169,6 +182,32 @@ class Encoder:
                     "a shorter prompt or a higher --max-tokens"
                 )
 
+    def _probed_budget(self, cache_dir: Path | None) -> int:
+        cache = BudgetCache(cache_dir, self.fingerprint, self._device, self.dtype)
+        found = cache.read()
+        if found is None:
+            found = choose_budget(self._rate)
+            cache.write(found)
+        return found
+
+    def _rate(self, budget: int) -> float | None:
+        """Tokens per second of batches with so many padded tokens; None when they do not fit."""
+        width = min(PROBE_TOKENS, self.max_tokens)
+        n_rows = max(1, PROBE_BATCHES * budget // width)
+        ids = np.random.default_rng(0).integers(0, self.tokenizer.get_vocab_size(), (n_rows, width))
+        tokenized = TokenizedTexts(
+            ids=ids.astype(np.int32).ravel(), offsets=np.arange(n_rows + 1) * width
+        )
+        self._budget = budget
+        took_s = float("inf")
+        for _ in range(2):  # the first one warms up
+            began = time.perf_counter()
+            self._encode(tokenized)
+            took_s = min(took_s, time.perf_counter() - began)
+            if self._budget < budget:
+                return None
+        return len(tokenized.ids) / took_s
+
     # -- batches -----------------------------------------------------------------------------
 
     def _encode(
@@ -184,15 +223,16 @@ class Encoder:
         rows = rows[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
         while len(rows):
             budget = self._budget
-            batches = cut_batches(rows, lengths[rows], budget)
-            run = partial(self._take_turn, turn, tokenized, budget)
-            found = self._cores.map(run, batches) if self._cores else map(run, batches)
+            even = self._device.type == "cuda" and not self._packs
+            batches = cut_batches(rows, lengths[rows], budget, even=even)
+            begin = partial(self._take_turn, turn, tokenized, budget)
+            begun = self._cores.map(begin, batches) if self._cores else map(begin, batches)
             missed = []
-            for batch, batch_vectors in zip(batches, found, strict=True):
-                if batch_vectors is None:
+            for batch, arrived in zip(batches, _ahead(begun, self._batches_ahead), strict=True):
+                if arrived is None:
                     missed.append(batch)
                 else:
-                    vectors[batch] = batch_vectors
+                    vectors[batch] = self._arrived(arrived, tokenized, batch)
             rows = np.concatenate(missed) if missed else rows[:0]
         return vectors
 
@@ -202,18 +242,33 @@ class Encoder:
         tokenized: TokenizedTexts,
         budget: int,
         rows: NDArray[np.int64],
-    ) -> FloatMatrix | None:
+    ) -> Arriving | None:
         with turn():
             return self._try_batch(tokenized, budget, rows)
 
+    @property
+    def _batches_ahead(self) -> int:
+        """A GPU gets the next batches while it works; on a CPU a batch is done when it is begun."""
+        return BATCHES_AHEAD if self._device.type == "cuda" else 0
+
+    def _arrived(
+        self, arriving: Arriving, tokenized: TokenizedTexts, rows: NDArray[np.int64]
+    ) -> FloatMatrix:
+        try:
+            vectors = arriving()
+        except Exception as error:
+            raise self._failure(tokenized, rows, error) from error
+        self._check(vectors, rows)
+        return vectors
+
     def _try_batch(
         self, tokenized: TokenizedTexts, budget: int, rows: NDArray[np.int64]
-    ) -> FloatMatrix | None:
-        """(len(rows), dim), or None when the budget was too large for the memory."""
+    ) -> Arriving | None:
+        """Gives (len(rows), dim); None when the budget was too large for the memory."""
         if self._budget < budget and len(rows) > 1:
             return None  # another batch did not fit meanwhile
         try:
-            vectors = self._run(tokenized, rows)
+            return self._begin(tokenized, rows)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise self._failure(tokenized, rows, error) from error
@@ -227,8 +282,6 @@ class Encoder:
                 ) from error
             self._halve(budget, error)
             return None
-        self._check(vectors, rows)
-        return vectors
 
     def _halve(self, budget: int, error: Exception) -> None:
         with self._budget_lock:
@@ -279,8 +332,16 @@ class Encoder:
     # -- one batch ---------------------------------------------------------------------------
 
     def _run(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> FloatMatrix:
+        return self._begin(tokenized, rows)()
+
+    def _begin(self, tokenized: TokenizedTexts, rows: NDArray[np.int64]) -> Arriving:
+        """Start a batch; the result waits for it where the device works by itself."""
         if self._is_static:
             features = flat_features(tokenized, rows, self._device)
+        elif self._packs:
+            features = packed_features(
+                tokenized, rows, self._device, first=first_position(self._model)
+            )
         else:
             features = padded_features(tokenized, rows, self._device, pad_id=self._pad_id)
         with torch.inference_mode():
@@ -289,7 +350,29 @@ class Encoder:
             if self.version.truncate_dim is not None:
                 output = output[:, : self.version.truncate_dim]
             output = torch.nn.functional.normalize(output, p=2, dim=1)
-            return output.cpu().numpy()
+            if output.device.type != "cuda":
+                done: FloatMatrix = output.cpu().numpy()
+                return lambda: done
+            host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+            host.copy_(output, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+
+        def arrive() -> FloatMatrix:
+            copied.synchronize()
+            return host.numpy()
+
+        return arrive
+
+
+def _ahead(begun: Iterator[Arriving | None], n: int) -> Iterator[Arriving | None]:
+    """The same, with n more begun than asked for."""
+    waiting: deque[Arriving | None] = deque()
+    for arriving in begun:
+        waiting.append(arriving)
+        if len(waiting) > n:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def load_model(version: ModelVersion) -> SentenceTransformer:

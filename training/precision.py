@@ -128,38 +128,56 @@ def _timed(
     return rows, best_s
 
 
-class DtypeCache:
+class MeasurementCache:
     """Outcomes by model and machine, in one small JSON file; losing it costs one measurement."""
 
-    def __init__(
-        self, folder: Path | None, fingerprint: str, device: torch.device, *, work: str = ""
-    ) -> None:
-        """work: what was measured, where it is not encoding."""
-        self._path = folder / "dtypes.json" if folder is not None else None
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-        threads = torch.get_num_threads()
-        self._key = f"{fingerprint[:16]} {device.type} {name} x{threads} torch-{torch.__version__}"
-        self._key += f" {work}" if work else ""
+    def __init__(self, folder: Path | None, file: str, key: str) -> None:
+        self._path = folder / file if folder is not None else None
+        self._key = key
 
-    def read(self) -> DtypeName | None:
-        chosen = self._all().get(self._key)
-        return cast(DtypeName, chosen) if chosen in _DTYPES else None
+    def value(self) -> object:
+        return self._all().get(self._key)
 
-    def write(self, chosen: DtypeName) -> None:
+    def keep(self, value: str | int) -> None:
         if self._path is None:
             return
         with contextlib.suppress(OSError):  # a cache must not stop anybody
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            fresh.write_text(json.dumps({**self._all(), self._key: chosen}, indent=1))
+            fresh.write_text(json.dumps({**self._all(), self._key: value}, indent=1))
             fresh.replace(self._path)
 
-    def _all(self) -> dict[str, str]:
+    def _all(self) -> dict[str, object]:
         try:
             value = json.loads(self._path.read_bytes()) if self._path is not None else {}
         except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
+
+
+class DtypeCache(MeasurementCache):
+    """The number format of a model on a device."""
+
+    def __init__(
+        self, folder: Path | None, fingerprint: str, device: torch.device, *, work: str = ""
+    ) -> None:
+        """work: what was measured, where it is not encoding."""
+        key = device_key(fingerprint, device)
+        super().__init__(folder, "dtypes.json", f"{key} {work}" if work else key)
+
+    def read(self) -> DtypeName | None:
+        chosen = self.value()
+        return cast(DtypeName, chosen) if chosen in _DTYPES else None
+
+    def write(self, chosen: DtypeName) -> None:
+        self.keep(chosen)
+
+
+def device_key(fingerprint: str, device: torch.device) -> str:
+    """A model and all of a machine that decides how fast it is."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    threads = torch.get_num_threads()
+    return f"{fingerprint[:16]} {device.type} {name} x{threads} torch-{torch.__version__}"
 
 
 def cpu_name() -> str:
