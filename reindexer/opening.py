@@ -10,6 +10,7 @@ from search.corpus import Corpus
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.lexical import warm as warm_lexical
+from search.query_batches import QueryBatches
 from search.recipe import AnalyzerRecipe
 from search.searcher import Searcher
 from search.serving import OpenGeneration
@@ -54,7 +55,7 @@ class Opener:
             searcher = Searcher(
                 generation=generation.name,
                 recipe=generation.recipe,
-                encoder=encoder,
+                encoder=QueryBatches(encoder),
                 collection=collection,
                 lexical=lexical,
                 corpus=data.corpus,

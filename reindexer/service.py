@@ -96,6 +96,7 @@ class ReindexerService:
         self._wake = threading.Event()
         self._visibility = Visibility(self.manager, data.catalog)
         self._problem: str | None = None
+        self._server: HttpServer | None = None
 
     def _asked(self) -> None:
         if self._worker is not None:
@@ -154,7 +155,7 @@ class ReindexerService:
         """Serve until SIGTERM or SIGINT, then drain and give everything back."""
         settings = self._data.settings
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-        server = HttpServer(
+        self._server = server = HttpServer(
             create_app(self, problems=PROBLEMS, cors_origins=origins),
             self.drain,
             drain_s=settings.serve_drain_s,
@@ -187,6 +188,12 @@ class ReindexerService:
                     thread.join()
             address.remove(self._data.path)
             self.close()
+
+    def stop(self) -> None:
+        """Let `run` drain and end, as SIGTERM does. Does nothing before `run` is ready."""
+        if self._server is not None:
+            self.drain.begin()
+            self._server.should_exit = True
 
     def close(self) -> None:
         """Give everything back that opening took; `run` ends with it."""

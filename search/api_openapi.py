@@ -16,7 +16,7 @@ from search.request_ids import HEADER
 
 _SCHEMAS = "#/components/schemas/"
 # What every endpoint may answer whatever it does; 404 and 409 are told by the endpoint itself.
-_ALWAYS = (400, 401, 403, 413, 422, 429, 500, 503, 504)
+_ALWAYS = (400, 401, 403, 413, 415, 422, 429, 500, 503, 504)
 
 TAGS = (
     {"name": "search", "description": "Questions to the live generation, or to a named one."},

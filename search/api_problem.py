@@ -22,6 +22,7 @@ from training.errors import EncodingFailed, ModelNotFound, TrainingError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_ERRORS_TOLD = 20  # places in one request that is not understood
 
 Table = Mapping[type[Exception], tuple[int, str]]  # error -> status code, title
 
@@ -122,15 +123,21 @@ class _Refusal(Response):
 
 
 def _misunderstood(error: RequestValidationError) -> Response:
-    """400 for what is no JSON at all, 422 for what is JSON and not what was asked for."""
+    """400 for what is no JSON at all, 415 for what was not said to be JSON, 422 for JSON that is
+    not what was asked for."""
+    items = error.errors()
     found = [
-        {"where": ".".join(map(str, item["loc"])), "reason": item["msg"]} for item in error.errors()
+        {"where": ".".join(map(str, item["loc"])), "reason": item["msg"]}
+        for item in items[:_ERRORS_TOLD]
     ]
     detail = "; ".join(f"{item['where']}: {item['reason']}" for item in found[:3])
-    is_json = all(item["type"] != "json_invalid" for item in error.errors())
-    if is_json:
-        return problem(422, "The request is not understood", detail, errors=found)
-    return problem(400, "The body is not JSON", detail)
+    if any(item["type"] == "json_invalid" for item in items):
+        return problem(400, "The body is not JSON", detail)
+    if any(item["loc"] == ("body",) and isinstance(item.get("input"), bytes) for item in items):
+        return problem(415, "The body is of another type", "send Content-Type: application/json")
+    if len(items) > len(found):
+        detail = f"{detail}; and {len(items) - 3:,} more"
+    return problem(422, "The request is not understood", detail, errors=found)
 
 
 def _refused(error: HTTPException) -> Response:
