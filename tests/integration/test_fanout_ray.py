@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,18 +17,27 @@ from tests.qdrant_server import QdrantServer
 
 ray = pytest.importorskip("ray")
 
+# Ray leaves processes of an attempt to start behind without waiting for them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster with room for two actors."""
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a machine that others share
-    context = ray.init(
-        num_cpus=2,
-        object_store_memory=100_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    for attempt in range(3):  # on a busy machine it gives up after 30 s
+        try:
+            context = ray.init(
+                num_cpus=2,
+                object_store_memory=100_000_000,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception:
+            ray.shutdown()
+            if attempt == 2:
+                raise
     yield context.address_info["address"]
     ray.shutdown()
 
