@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from reindexer.opening import Opener
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.verify import Verification, verify_structure
+from reindexer.window import window_docs
 from search import traces
 from search.dense import DenseCollection
 from search.errors import LeaseLost, SearchError
@@ -77,21 +79,20 @@ class BuildRun:
         if generation.state == "ready":
             data.catalog.move(name, "catching_up")
             generation = data.catalog.get(name)
-        encoder = data.encoder(generation)
-        collection = self._open_collection(generation)
-        opener = Opener(data, writable=False)
-        governor = self._governor(encoder.workers)
-        try:
-            with governor:
-                splitter = Splitter(
-                    generation.recipe.splitter, TimedTokenizer(encoder, self._clock)
-                )
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._keep, pace=None, pace_reason=None)
+            with self._governor() as governor:  # loading a model is in the way of queries too
+                encoder = data.encoder(generation)
+                governor.workers = encoder.workers
+                collection = stack.enter_context(closing(self._open_collection(generation)))
                 replay = Replay(
                     corpus=data.corpus,
                     collection=collection,
                     encoder=encoder,
-                    splitter=splitter,
-                    window=data.settings.window,
+                    splitter=Splitter(
+                        generation.recipe.splitter, TimedTokenizer(encoder, self._clock)
+                    ),
+                    window=window_docs(data.settings, encoder.device),
                     checkpoint=self._checkpoint,
                     check=governor.check,
                     while_waiting=governor.check,
@@ -104,9 +105,11 @@ class BuildRun:
                     collection.finish()
                 reached("index.finished")
                 self._catch_up(replay)
+            self._keep(pace=None, pace_reason=None)
             if data.catalog.get(name).state == "catching_up":
                 data.catalog.move(name, "verifying")
             self._save_lexical(generation)
+            opener = stack.enter_context(closing(Opener(data, writable=False)))
             lexical = opener.lexical(generation.recipe.analyzer)
             opened = OpenGeneration(
                 generation=generation,
@@ -124,10 +127,6 @@ class BuildRun:
             )
             with self._clock.timed("verify"):
                 return self._verify(opened)
-        finally:
-            opener.close()
-            collection.close()
-            self._keep(pace=None, pace_reason=None)
 
     # -- the parts, in order -------------------------------------------------------------------
 
@@ -223,14 +222,13 @@ class BuildRun:
 
     # -- progress ------------------------------------------------------------------------------
 
-    def _governor(self, workers: int) -> Governor:
+    def _governor(self) -> Governor:
         data, settings = self._data, self._data.settings
         pace = Pace(target_ms=settings.p99_target_ms, lowest=settings.governor_min_pace)
         governor = Governor(
             wanted=self._wanted,
             serving=data.catalog.serving,
             pace=pace if settings.governor_enabled else None,
-            workers=workers,
             on_change=lambda share, reason: self._keep(pace=share, pace_reason=reason),
             on_yield=self._yielded,
         )

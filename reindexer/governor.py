@@ -86,7 +86,7 @@ class Governor:
         wanted: Callable[[], str | None],
         serving: Callable[[], Sequence[ServingProcess]],
         pace: Pace | None,
-        workers: int,
+        workers: int = 1,
         on_change: Callable[[float, str | None], None] = lambda _share, _reason: None,
         on_yield: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
@@ -96,7 +96,7 @@ class Governor:
         self._wanted = wanted
         self._serving = serving
         self._pace = pace
-        self._workers = workers
+        self.workers = workers
         self._on_change = on_change
         self._on_yield = on_yield
         self.batches = 0  # let through so far
@@ -142,14 +142,14 @@ class Governor:
             yield
             ended = time.perf_counter()
             self._rest(ended, ended - began)
-            self._on_yield((time.perf_counter() - ended + began - asked) / self._workers)
+            self._on_yield((time.perf_counter() - ended + began - asked) / self.workers)
         finally:
             with self._room:
                 self._running -= 1
                 self._room.notify()
 
     def _limit(self) -> int:
-        return max(1, self._workers - 1) if self._leaves_core else self._workers
+        return max(1, self.workers - 1) if self._leaves_core else self.workers
 
     def _rest(self, since: float, worked_s: float) -> None:
         """Until the batch was the pace's share of the time; the pace may change meanwhile."""
