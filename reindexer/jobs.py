@@ -20,6 +20,7 @@ from reindexer.journal import Lease, lease_is_free
 from search import database as tables
 from search.database import Database
 from search.errors import LeaseLost
+from search.generations import UNFINISHED
 
 JobKind = Literal[
     "sync", "compact", "evaluate", "prune", "export_clicks", "train", "build", "upgrade"
@@ -194,19 +195,28 @@ class JobQueue:
         self._end(job, state="done", result=json.dumps(result) if result else None, reason=None)
 
     def fail(self, job: Job, reason: str) -> None:
-        """Raises JobLost when another worker has it."""
-        self._end(job, state="failed", reason=reason)
+        """The build that it was to bring on, if it is not finished, has failed too. Raises JobLost
+        when another worker has it."""
+        self._end(job, build=("failed", reason), state="failed", reason=reason)
 
     def cancel(self, job: Job, reason: str) -> None:
         """A person stopped the work. Raises JobLost when another worker has it."""
         self._end(job, state="cancelled", reason=reason)
 
     def put_back(
-        self, job: Job, reason: str, *, wait_s: float = 0.0, attempts: int | None = None
+        self,
+        job: Job,
+        reason: str,
+        *,
+        wait_s: float = 0.0,
+        attempts: int | None = None,
+        build_reason: str | None = None,
     ) -> None:
-        """Whoever is free does it, after wait_s. Raises JobLost when another worker has it."""
+        """Whoever is free does it, after wait_s. The build that it is about waits as well, and says
+        build_reason. Raises JobLost when another worker has it."""
         self._update(
             job,
+            build=("queued", build_reason or reason),
             state="queued",
             holder=None,
             token=None,
@@ -216,8 +226,8 @@ class JobQueue:
             attempts=job.attempts if attempts is None else attempts,
         )
 
-    def _end(self, job: Job, **values: Any) -> None:
-        self._update(job, finished_at=time.time(), **values)
+    def _end(self, job: Job, *, build: tuple[str, str] | None = None, **values: Any) -> None:
+        self._update(job, build=build, finished_at=time.time(), **values)
         jobs = tables.jobs
         with self._database.write() as connection:
             connection.execute(
@@ -226,8 +236,10 @@ class JobQueue:
                 )
             )
 
-    def _update(self, job: Job, **values: Any) -> None:
-        jobs = tables.jobs
+    def _update(self, job: Job, *, build: tuple[str, str] | None = None, **values: Any) -> None:
+        """build: state and reason of the build, in the same transaction: a worker that has lost the
+        job must not speak of the build either."""
+        jobs, builds, generations = tables.jobs, tables.builds, tables.generations
         with self._database.write() as connection:
             is_ours = connection.execute(
                 sa.update(jobs)
@@ -239,11 +251,22 @@ class JobQueue:
                 )
                 .values(**values)
             ).rowcount
-        if not is_ours:
-            raise JobLost(
-                f"job {job.job_id} ({job.kind}) belongs to another worker now: this one was not "
-                "heard of for too long. Look at `reindexer schedule jobs`"
-            )
+            if not is_ours:
+                raise JobLost(
+                    f"job {job.job_id} ({job.kind}) belongs to another worker now: this one was "
+                    "not heard of for too long. Look at `reindexer schedule jobs`"
+                )
+            if build is not None and job.generation is not None:
+                unfinished = sa.select(generations.c.name).where(
+                    generations.c.state.in_(sorted(UNFINISHED))
+                )
+                connection.execute(
+                    sa.update(builds)
+                    .where(
+                        builds.c.generation == job.generation, builds.c.generation.in_(unfinished)
+                    )
+                    .values(state=build[0], reason=build[1], updated_at=time.time())
+                )
 
 
 def ask_within(

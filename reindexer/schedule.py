@@ -234,7 +234,9 @@ class Clock:
         self._scheduler.start()
 
     def stop(self) -> None:
-        self._scheduler.shutdown(wait=True)
+        """May be called twice."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=True)
 
     def refresh(self) -> None:
         """Follow what people changed; and ask at once for what was missed while no worker ran."""

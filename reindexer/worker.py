@@ -201,8 +201,12 @@ class Worker:
             case "later":
                 queue.put_back(job, outcome.reason, wait_s=LATER_S, attempts=job.attempts - 1)
             case "drained":
-                queue.put_back(job, outcome.reason, attempts=job.attempts - 1)
-                self._queue_build(job, "its worker was stopped; the next one goes on")
+                queue.put_back(
+                    job,
+                    outcome.reason,
+                    attempts=job.attempts - 1,
+                    build_reason=f"{outcome.reason}; the next one goes on",
+                )
             case "retry":
                 self._try_again(job, outcome)
             case "failed":
@@ -214,33 +218,21 @@ class Worker:
             self._give_up(job, f"given up after {attempts} attempts: {outcome.reason}")
             return
         wait_s = min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (attempts - 1))
-        self.queue.put_back(job, outcome.reason, wait_s=wait_s, attempts=attempts)
         again = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + wait_s))
-        self._queue_build(
+        self.queue.put_back(
             job,
-            f"{outcome.reason}; tried again at {again} (attempt {attempts + 1} of {MAX_ATTEMPTS})",
+            outcome.reason,
+            wait_s=wait_s,
+            attempts=attempts,
+            build_reason=f"{outcome.reason}; tried again at {again} "
+            f"(attempt {attempts + 1} of {MAX_ATTEMPTS})",
         )
 
     def _give_up(self, job: Job, reason: str) -> None:
-        self._set_build(job, state="failed", reason=reason)
         self.queue.fail(job, reason)
         self._data.catalog.record_event(
             "job_failed", job.generation, {"job_id": job.job_id, "job": job.kind, "reason": reason}
         )
-
-    def _queue_build(self, job: Job, reason: str) -> None:
-        self._set_build(job, state="queued", reason=reason)
-
-    def _set_build(self, job: Job, **values: Any) -> None:
-        """What `status` shows of the build that this job is about, if it is not finished."""
-        if job.generation is None:
-            return
-        try:
-            if self._data.catalog.get(job.generation).state in UNFINISHED:
-                build = self._data.journal.build_of(job.generation)
-                self._data.journal.update_build(build.build_id, **values)
-        except GenerationNotFound:
-            return
 
     # -- work that needs no child --------------------------------------------------------------
 
