@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
-from reindexer.backup import make_backup
+from reindexer.backup import make_backup, rows_from_bytes, rows_to_bytes
 from reindexer.backup_folder import BackupFolder
 from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
 from reindexer.journal import SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.restore import check_backup, restore
+from reindexer.service import ReindexerService
 from reindexer.sync import sync_once
 from search.database import Database, sqlite_url
+from search.documents import Document
 from search.errors import DatabaseTooNew
 from search.searcher import SearchRequest
 from search.stored_points import PointDigest, from_frames, to_frame
@@ -32,6 +38,21 @@ from tests.word_directory import WordDirectory
 WORDS = ["river", "mountain", "bread", "window", "horse", "winter", "engine", "garden"]
 
 
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WordDirectory]:
+    """An installation that no test changes."""
+    with WordDirectory(tmp_path_factory.mktemp("origin") / "data") as directory:
+        yield fill(directory)
+
+
+@pytest.fixture(scope="module")
+def kept(origin: WordDirectory, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A place with one backup of it, which no test changes."""
+    place = str(tmp_path_factory.mktemp("kept"))
+    make_backup(origin, place)
+    return place
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> str:
     return str(tmp_path / "backups")
@@ -39,9 +60,18 @@ def place(tmp_path: Path) -> str:
 
 @pytest.fixture
 def filled(directory: WordDirectory) -> WordDirectory:
+    """The same again, for a test that changes it."""
+    return fill(directory)
+
+
+def fill(directory: WordDirectory) -> WordDirectory:
     """121 documents, docs@1 standby, docs@2 live."""
-    for number in range(120):
-        directory.put(f"d{number}", f"{WORDS[number % 8]} {WORDS[number % 7]} number {number}")
+    directory.corpus.put(
+        [
+            Document.of(doc_id=f"d{number}", text=f"{WORDS[number % 8]} {WORDS[number % 7]}")
+            for number in range(120)
+        ]
+    )
     for model in ("word@1", "word@2"):
         directory.go_live(directory.build(model))
     directory.put("last", "the last word")
@@ -86,7 +116,7 @@ def state(directory: WordDirectory) -> dict[str, Any]:
 def answers(directory: WordDirectory) -> list[list[tuple[str, float]]]:
     live = directory.catalog.live()
     assert live is not None
-    opened = Opener(directory, writable=False).open(live.name)
+    opened = Opener(directory, writable=False, warm=False).open(live.name)
     with contextlib.closing(opened):
         return [
             [
@@ -141,15 +171,11 @@ def test_a_backup_made_under_writes_comes_back_with_equal_digests_and_answers(
 
 
 def test_everything_is_as_it_was_when_nothing_was_written_meanwhile(
-    filled: WordDirectory, target: WordDirectory, place: str
+    origin: WordDirectory, kept: str, target: WordDirectory
 ) -> None:
-    expected = state(filled)
-    make_backup(filled, place)
-
-    report = restore(target, place)
-
-    assert state(target) == expected
-    assert answers(target) == answers(filled)
+    report = restore(target, kept)
+    assert state(target) == state(origin)
+    assert answers(target) == answers(origin)
     assert report.to_encode == ()
     assert target.journal.holder(SYNC_LEASE) is None
     assert sync(target) == 0, "vectors are restored, not encoded again"
@@ -166,17 +192,17 @@ def test_changes_that_the_copied_vectors_lack_are_replayed(
     assert sync(target) == 2, "one document in two generations"
     sync(filled)
     assert state(target) == state(filled)
-    target.put("d3", "horse written after the restore")
-    sync(target)
-    assert "d3" in [doc_id for doc_id, _ in answers(target)[WORDS.index("horse")]]
+    for directory in (filled, target):  # the restored seqs are no obstacle to new ones
+        directory.put("d3", "horse written after the restore")
+        sync(directory)
+    assert state(target) == state(filled)
+    assert answers(target) == answers(filled)
 
 
 def test_a_second_backup_sends_what_has_changed(filled: WordDirectory, place: str) -> None:
     first = make_backup(filled, place)
     again = make_backup(filled, place)
-    for number in range(4_100):  # past the parts that were written before
-        if number % 100 == 0:
-            filled.put_many([f"new{number + at}" for at in range(100)])
+    filled.put_many(f"new{number}" for number in range(4_100))  # two parts more
     grown = make_backup(filled, place, collections=False)
     assert first.sent_bytes > 0
     assert again.sent_bytes < first.sent_bytes / 10
@@ -204,9 +230,10 @@ def test_old_backups_go_with_the_objects_that_nobody_needs(
 
 
 def test_a_damaged_backup_is_refused_and_nothing_is_changed(
-    filled: WordDirectory, target: WordDirectory, place: str
+    kept: str, target: WordDirectory, place: str
 ) -> None:
-    made = make_backup(filled, place)
+    shutil.copytree(kept, place)
+    made = BackupFolder(place).newest()
     target.put("mine", "what was here before")
     before = state(target)
     largest = max((Path(place) / "objects").iterdir(), key=lambda file: file.stat().st_size)
@@ -223,35 +250,33 @@ def test_a_damaged_backup_is_refused_and_nothing_is_changed(
     assert state(target) == before
     assert not list(target.path.glob(".restore-*"))
 
-    manifest = Path(place) / "backups" / made.name
+    manifest = Path(place) / "backups" / made
     manifest.write_bytes(manifest.read_bytes()[:-20])
     with pytest.raises(BackupDamaged, match="no finished backup"):
         restore(target, place, overwrite=True)
 
 
 def test_a_target_that_is_not_empty_is_refused_unless_it_may_be_replaced(
-    filled: WordDirectory, target: WordDirectory, place: str
+    origin: WordDirectory, kept: str, target: WordDirectory
 ) -> None:
-    make_backup(filled, place)
     target.put_many(f"other{number}" for number in range(30))
     target.go_live(target.build("word@7"))
     sync(target)
     with pytest.raises(TargetNotEmpty, match="30 documents and 1 generations"):
-        restore(target, place)
+        restore(target, kept)
     old = target.store.names()
-    restore(target, place, overwrite=True)
-    expected, found = state(filled), state(target)
+    restore(target, kept, overwrite=True)
+    expected, found = state(origin), state(target)
     assert found == expected
-    assert answers(target) == answers(filled), "the old lexical index is gone"
+    assert answers(target) == answers(origin), "the old lexical index is gone"
     assert not set(old) & set(target.store.names()), "the old collections are gone"
     assert len(target.store.names()) == 2
     assert target.catalog.events(1)[0]["kind"] == "restore"
 
 
 def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
-    filled: WordDirectory, target: WordDirectory, place: str, monkeypatch: pytest.MonkeyPatch
+    origin: WordDirectory, kept: str, target: WordDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_backup(filled, place)
     target.put_many(f"other{number}" for number in range(30))
     target.go_live(target.build("word@7"))
     sync(target)
@@ -259,11 +284,11 @@ def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr("reindexer.restore.continue_numbers", _fail)
         with pytest.raises(RuntimeError, match="late"):
-            restore(target, place, overwrite=True)
+            restore(target, kept, overwrite=True)
     assert state(target) == before
     assert answers(target) == said
-    restore(target, place, overwrite=True)
-    assert state(target) == state(filled)
+    restore(target, kept, overwrite=True)
+    assert state(target) == state(origin)
 
 
 def _fail(_connection: object) -> None:
@@ -271,26 +296,22 @@ def _fail(_connection: object) -> None:
 
 
 def test_a_lease_token_goes_on_above_all_that_were_given_out(
-    filled: WordDirectory, target: WordDirectory, place: str
+    origin: WordDirectory, kept: str, target: WordDirectory
 ) -> None:
-    make_backup(filled, place)
-    with filled.journal.lease(SYNC_LEASE) as zombie:
-        restore(target, place)
+    with origin.journal.lease(SYNC_LEASE) as zombie:
+        restore(target, kept)
         with target.journal.lease(SYNC_LEASE) as fresh:
             assert fresh.token > zombie.token + 1_000_000
 
 
-def test_who_works_here_is_named_and_nothing_is_restored(
-    filled: WordDirectory, target: WordDirectory, place: str
-) -> None:
-    make_backup(filled, place)
+def test_who_works_here_is_named_and_nothing_is_restored(kept: str, target: WordDirectory) -> None:
     with target.journal.lease(SYNC_LEASE), pytest.raises(LeaseHeld, match="sync"):
-        restore(target, place)
+        restore(target, kept)
     target.catalog.heartbeat(
         "elsewhere:1:1", address="http://a", generation=None, prepared=None, problem=None
     )
     with pytest.raises(LeaseHeld, match="stop it first"):
-        restore(target, place)
+        restore(target, kept)
 
 
 def test_without_vectors_replay_makes_them_again(
@@ -315,10 +336,11 @@ def test_without_vectors_replay_makes_them_again(
 
 
 def test_a_backup_of_the_first_schema_is_migrated(
-    target: WordDirectory, filled: WordDirectory, place: str, tmp_path: Path
+    origin: WordDirectory, kept: str, target: WordDirectory, place: str, tmp_path: Path
 ) -> None:
-    report = make_backup(filled, place)
-    backup = report.backup
+    shutil.copytree(kept, place)
+    folder = BackupFolder(place)
+    backup = folder.read(folder.newest())
     old = Database(sqlite_url(tmp_path / "old.db"))
     old.migrate(revision="0001")
     with old.read() as connection:
@@ -327,11 +349,6 @@ def test_a_backup_of_the_first_schema_is_migrated(
             for name in sa.inspect(connection).get_table_names()
         }
     old.close()
-    from dataclasses import replace
-
-    from reindexer.backup import rows_from_bytes, rows_to_bytes
-
-    folder = BackupFolder(place)
     tables = {}
     for name, table in backup.tables.items():
         if name not in columns:
@@ -358,7 +375,7 @@ def test_a_backup_of_the_first_schema_is_migrated(
         replace(backup, schema_revision="0001", tables=tables, made_at="2099-01-01T00:00:00.000000")
     )
     restore(target, place)
-    assert state(target) == state(filled)
+    assert state(target) == state(origin)
 
     folder.finish(replace(backup, schema_revision="9999", made_at="2099-01-02T00:00:00.000000"))
     with pytest.raises(DatabaseTooNew, match="schema 9999"):
@@ -366,13 +383,12 @@ def test_a_backup_of_the_first_schema_is_migrated(
 
 
 def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
-    filled: WordDirectory, place: str, tmp_path: Path, postgresql_url: str
+    origin: WordDirectory, kept: str, tmp_path: Path, postgresql_url: str
 ) -> None:
-    expected = state(filled)
-    make_backup(filled, place)
+    expected = state(origin)
     elsewhere = str(tmp_path / "elsewhere")
     with WordDirectory(tmp_path / "on-postgresql", database_url=postgresql_url) as middle:
-        restore(middle, place)
+        restore(middle, kept)
         assert state(middle) == expected
         assert middle.build("word@5") == "docs@3", "numbers go on"
         middle.catalog.record_event("test", None, {})
@@ -401,8 +417,7 @@ def test_a_backup_that_is_killed_leaves_the_one_before_it(
 ) -> None:
     first = make_backup(filled, place)
     expected = state(filled)
-    for round_number in range(200):
-        filled.put(f"late{round_number}", f"bread {round_number}")
+    filled.put_many(f"late{number}" for number in range(200))
     filled.database.close()
     code = (
         "import sys, time\n"
@@ -444,10 +459,45 @@ def test_a_backup_that_is_killed_leaves_the_one_before_it(
     assert not torn.exists()
 
 
-def test_frames_are_read_however_they_are_cut(filled: WordDirectory) -> None:
-    live = filled.catalog.live()
+def test_a_running_service_hands_out_the_vectors_that_it_owns(
+    filled: WordDirectory, target: WordDirectory, place: str
+) -> None:
+    expected, said = state(filled), answers(filled)
+    service = ReindexerService(filled, host="127.0.0.1", port=0)
+    ready = threading.Event()
+    serving = threading.Thread(target=service.run, args=[lambda _url: ready.set()])
+    serving.start()
+    try:
+        assert ready.wait(60)
+        headers = {"X-Reindexer-Token": service.token}
+        with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+            _wait_until_open(client, {"docs@1", "docs@2"})
+            made = make_backup(filled, place)
+            with pytest.raises(LeaseHeld, match="stop it first"):
+                restore(filled, place, overwrite=True)
+            assert client.get("/generations/docs@9/points").status_code == 404
+            assert httpx.get(f"{service.url}/healthz").status_code == 200
+    finally:
+        service.stop()
+        serving.join(60)
+    assert set(made.backup.collections) == {"docs@1", "docs@2"}
+    shutil.rmtree(filled.path / "collections")
+    restore(target, place)
+    assert state(target) == expected
+    assert answers(target) == said
+
+
+def _wait_until_open(client: httpx.Client, wanted: set[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not wanted <= set(client.get("/info").json()["open"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_frames_are_read_however_they_are_cut(origin: WordDirectory) -> None:
+    live = origin.catalog.live()
     assert live is not None
-    collection = filled.store.open(live.collection, live.recipe.fingerprint)
+    collection = origin.store.open(live.collection, live.recipe.fingerprint)
     with contextlib.closing(collection):
         pages = list(collection.scan(batch=50))
     raw = b"".join(to_frame(points, vectors) for points, vectors in pages)
@@ -457,8 +507,8 @@ def test_frames_are_read_however_they_are_cut(filled: WordDirectory) -> None:
     assert all((one == other).all() for (_, one), (_, other) in zip(read, pages, strict=True))
 
 
-def test_parts_stay_the_same_until_their_rows_change(filled: WordDirectory) -> None:
-    with filled.database.read() as connection:
+def test_parts_stay_the_same_until_their_rows_change(origin: WordDirectory) -> None:
+    with origin.database.read() as connection:
         names = table_names()
         assert "searchers" not in names
         assert {"documents", "generations", "api_keys", "query_log", "feedback"} <= set(names)

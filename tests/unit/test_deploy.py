@@ -232,7 +232,6 @@ def test_compose_starts_everything_in_an_order_and_watches_it() -> None:
     for name in ("serve-1", "serve-2", "worker"):
         _check_command(services[name]["command"])
         assert services[name]["read_only"]
-    _check_command(services["worker"]["healthcheck"]["test"][2:])
 
 
 def test_compose_waits_longer_than_a_process_drains() -> None:
@@ -255,7 +254,7 @@ def test_the_balancer_asks_both_processes_whether_they_are_ready() -> None:
     assert "@inside path /metrics" in text
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (targets,) = [c["static_configs"][0]["targets"] for c in scraped["scrape_configs"]]
-    assert targets == ["serve-1:8321", "serve-2:8321"]
+    assert targets == ["serve-1:8321", "serve-2:8321", "worker:9321"]
 
 
 # -- Helm ------------------------------------------------------------------------------------------
@@ -314,6 +313,7 @@ def test_the_chart_has_what_it_promises() -> None:
         "HorizontalPodAutoscaler",
         "Ingress",
         "Job",
+        "PodMonitor",
         "PrometheusRule",
         "ServiceMonitor",
     }
@@ -356,16 +356,13 @@ def test_helm_finds_nothing_to_complain_of() -> None:
     ],
 )
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    import jsonschema
-
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
-    jsonschema.validate(values, schema)
+    assert jsonschema_rs.is_valid(schema, values)
     for key, value in wrong.items():
         old = values.get(key)
         values[key] = {**old, **value} if isinstance(old, dict) else value
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(values, schema)
+    assert not jsonschema_rs.is_valid(schema, values)
 
 
 def test_every_pod_is_non_root_on_a_read_only_file_system_and_runs_a_verb() -> None:
