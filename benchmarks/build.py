@@ -37,6 +37,7 @@ from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.sources import DocstringSource, DocumentSource, open_source
 from reindexer.upgrade import recipe_for
+from reindexer.window import window_docs
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.documents import Change, Passage
 from search.recipe import Recipe
@@ -171,7 +172,7 @@ class _Bench:
                 collection=collection,
                 encoder=self._encoder,
                 splitter=Splitter(self._recipe.splitter, self._encoder),
-                window=data.settings.window,
+                window=window_docs(data.settings, self._encoder.device),
                 checkpoint=checkpoint,
             )
             progress = replay.run(0, head, fresh_until=head)

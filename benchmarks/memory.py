@@ -37,6 +37,7 @@ from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.replay import Replay
 from reindexer.settings import Settings
 from reindexer.upgrade import recipe_for, upgrade
+from reindexer.window import window_docs
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.recipe import Recipe
 from search.splitter import Splitter
@@ -138,7 +139,7 @@ def _child(folder: Path, create: Callable[[DataDirectory, Recipe], DenseCollecti
             collection=collection,
             encoder=encoder,
             splitter=splitter,
-            window=data.settings.window,
+            window=window_docs(data.settings, encoder.device),
             checkpoint=lambda _progress: None,
         )
         gc.collect()

@@ -21,6 +21,7 @@ from reindexer.journal import BUILD_LEASE
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.stages import StageClock, TimedTokenizer
+from reindexer.window import window_docs
 from search.dense import CollectionSpec, FloatMatrix, Point
 from search.splitter import Splitter
 
@@ -94,7 +95,7 @@ class ChunkWork:
             splitter=Splitter(
                 self._generation.recipe.splitter, TimedTokenizer(self._encoder, clock)
             ),
-            window=self._order.settings.window,
+            window=window_docs(self._order.settings, self._encoder.device),
             checkpoint=lambda _progress: None,  # the chunk as a whole is what gets marked
             check=self._checking(chunk),
             clock=clock,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from training.encoder import Encoder, TokenizedTexts
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
+DOC_BYTES = 4_000  # of a document that is not huge; a window of many such is read whole
 FIRST_PAGE = 32  # changes; their size says how many more fit
 SPLIT_BYTES = 250_000  # text split and tokenized at a time; between two of these it can be stopped
 UPSERT_POINTS = 1_024
@@ -91,6 +92,7 @@ class Replay:
         self._splitter = splitter
         self._units_at_once = min(2, window)  # one being encoded, one being written
         self._unit_docs = window // self._units_at_once
+        self._unit_bytes = max(UNIT_BYTES, DOC_BYTES * self._unit_docs)
         self._checkpoint = checkpoint
         self._check = check
         self._while_waiting = while_waiting
@@ -172,7 +174,7 @@ class Replay:
         changes: list[Change] = []
         n_bytes = 0
         limit = FIRST_PAGE
-        while len(changes) < self._unit_docs and n_bytes < UNIT_BYTES:
+        while len(changes) < self._unit_docs and n_bytes < self._unit_bytes:
             page = self._corpus.changes(
                 after, min(limit, self._unit_docs - len(changes)), until=until
             )
@@ -182,7 +184,7 @@ class Replay:
             changes.extend(page)
             page_bytes = sum(len(c.document.text) for c in page if c.document is not None)
             n_bytes += page_bytes
-            limit = max(1, (UNIT_BYTES - n_bytes) * len(page) // max(1, page_bytes))
+            limit = max(1, (self._unit_bytes - n_bytes) * len(page) // max(1, page_bytes))
         return changes
 
     def _prepare(

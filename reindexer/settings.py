@@ -104,8 +104,12 @@ class Settings:
     max_batch_tokens: int | None = _setting(
         "encoder.max_batch_tokens", None, "padded tokens in one batch; auto unless given", low=1
     )
-    window: int = _setting(
-        "build.window", 1024, "documents read, encoded and acknowledged between checkpoints", low=1
+    window: int | None = _setting(
+        "build.window",
+        None,
+        "documents encoded and not yet acknowledged, and lost by a kill; 1,024 on a CPU and 32,768 "
+        "on a GPU unless given",
+        low=1,
     )
     fanout: Literal["auto", "none", "processes", "ray"] = _setting(
         "build.fanout",
