@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -137,3 +138,43 @@ def _listener(write: Callable[[str], None], kill_at: KillAt | None) -> Listener:
             kill_here()
 
     return listener
+
+
+class Service:
+    """`serve` in a process of its own, at any free port of this machine."""
+
+    def __init__(self, settings: Settings, sabotage: Sabotage | None = None) -> None:
+        self._process: BaseProcess = _processes.Process(target=_serve, args=(settings, sabotage))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def end(self, number: signal.Signals) -> int:
+        """The exit code."""
+        os.kill(self.pid, number)
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+
+def _serve(settings: Settings, sabotage: Sabotage | None) -> None:
+    from reindexer.selftest.word_directory import WordDirectory
+    from reindexer.service import ReindexerService
+
+    die_with_parent(os.getppid())
+    if sabotage is not None:
+        sabotage()
+    # As `serve` does: once it has drained, the server raises the signal again.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with WordDirectory(settings) as data:
+        ReindexerService(data, host="127.0.0.1", port=0).run(on_ready=lambda _url: None)

@@ -26,7 +26,7 @@ from reindexer.selftest.child import (
 )
 from reindexer.selftest.digest import differences, take_digest
 from reindexer.selftest.proof import Promise, Proof, Stopwatch, at_most, nothing_wrong
-from reindexer.selftest.sandbox import sandbox
+from reindexer.selftest.sandbox import WINDOW, sandbox
 from reindexer.selftest.static_model import write_static_model
 from reindexer.selftest.texts import document
 from reindexer.settings import Settings
@@ -271,7 +271,7 @@ class _Matrix:
         if not kills:
             return
         self._tally.most_encoded_again = max(self._tally.most_encoded_again, -(-again // kills))
-        window = SYNC_WINDOW if step.verb in ("sync", "go live") else self._killed.window
+        window = SYNC_WINDOW if step.verb in ("sync", "go live") else WINDOW
         if again > window * kills:
             self._tally.encoded_again.append(
                 f"{step}: {again} passages encoded again after {kills} kills, a window is {window}"

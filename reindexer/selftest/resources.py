@@ -1,0 +1,90 @@
+"""What a process and a folder take up, sampled over time, and whether that keeps growing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reindexer.selftest.proof import Promise
+
+# Growth over the last part of a soak that is no growth: this share of the level, or so many, or
+# three times what samples scatter around their line.
+SHARE = 0.05
+SPREADS = 3.0
+FEW = {"memory": 4_000_000.0, "handles": 4.0, "threads": 3.0, "disk": 2_000_000.0}
+MIN_SAMPLES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One look."""
+
+    at: float  # monotonic seconds
+    memory: float | None  # bytes resident; None where the system does not tell
+    handles: float | None
+    threads: float | None
+    disk: float  # bytes
+
+
+def take_sample(pid: int, folder: Path) -> Sample | None:
+    """None when the process is gone."""
+    place = Path(f"/proc/{pid}")
+    memory = handles = threads = None
+    if Path("/proc/self/status").exists():
+        try:
+            status = (place / "status").read_text("ascii", "replace")
+            handles = float(len(list((place / "fd").iterdir())))
+        except OSError:
+            return None
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        if "VmRSS" not in fields:
+            return None
+        memory = 1024 * float(fields["VmRSS"].split()[0])
+        threads = float(fields["Threads"])
+    return Sample(
+        at=time.monotonic(), memory=memory, handles=handles, threads=threads, disk=_disk(folder)
+    )
+
+
+def _disk(folder: Path) -> float:
+    total = 0
+    for parent, _, names in os.walk(folder):  # what goes away meanwhile is left out
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).lstat().st_blocks * 512
+    return float(total)
+
+
+def flat(samples: Sequence[Sample]) -> list[Promise]:
+    """Of each resource: that it does not grow over these samples, noise aside."""
+    return [_flat(what, samples) for what in ("memory", "handles", "threads", "disk")]
+
+
+def _flat(what: str, samples: Sequence[Sample]) -> Promise:
+    pairs = [(sample.at, getattr(sample, what)) for sample in samples]
+    pairs = [(at, value) for at, value in pairs if value is not None]
+    name = f"flat: {what}"
+    if len(pairs) < MIN_SAMPLES:
+        is_hidden = len(samples) >= MIN_SAMPLES  # a system without /proc
+        found = "this system does not tell" if is_hidden else f"{len(pairs)} samples, too few"
+        return Promise(name=name, kept=is_hidden, found=found, expected="a level")
+    times, values = np.array(pairs).T
+    slope, start = np.polyfit(times - times[0], values, 1)
+    scatter = float(np.std(values - (start + slope * (times - times[0]))))
+    growth = float(slope * (times[-1] - times[0]))
+    level = float(np.mean(values))
+    allowed = max(SHARE * level, FEW[what], SPREADS * scatter)
+    unit, scale = ("MB", 1e6) if what in ("memory", "disk") else ("", 1.0)
+    return Promise(
+        name=name,
+        kept=growth <= allowed,
+        found=f"{level / scale:,.1f} {unit}".rstrip()
+        + f", {growth / scale:+,.2f} over {times[-1] - times[0]:,.0f} s",
+        expected=f"no more than {allowed / scale:+,.2f}",
+    )
