@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reindexer.data_directory import DataDirectory
@@ -25,15 +26,23 @@ class Opener:
     """Opens generations of one process; models and lexical indexes are shared between them."""
 
     def __init__(
-        self, data: DataDirectory, *, writable: bool, wait_s: float = 5.0, warm: bool = True
+        self,
+        data: DataDirectory,
+        *,
+        writable: bool,
+        wait_s: float = 5.0,
+        warm: bool = True,
+        on_query_batch: Callable[[int], None] = lambda _size: None,
     ) -> None:
         """writable: this process holds the sync lease, so it may save lexical indexes.
         wait_s: how long to wait for an embedded collection that another process has open.
-        warm: queries are to come, and the first of them should not wait."""
+        warm: queries are to come, and the first of them should not wait.
+        on_query_batch: hears how many queries were encoded together."""
         self._data = data
         self._writable = writable
         self._warm = warm
         self._wait_s = wait_s
+        self._on_query_batch = on_query_batch
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
         self._encoders: dict[str, Encoder] = {}
@@ -55,7 +64,7 @@ class Opener:
             searcher = Searcher(
                 generation=generation.name,
                 recipe=generation.recipe,
-                encoder=QueryBatches(encoder),
+                encoder=QueryBatches(encoder, on_batch=self._on_query_batch),
                 collection=collection,
                 lexical=lexical,
                 corpus=data.corpus,

@@ -30,6 +30,7 @@ from search.drain import Drain
 from search.errors import LeaseLost, SearchError, WrongState
 from search.operations import Operations
 from search.processes import process_name
+from search.query_batches import QueryBatches
 from search.serving import FOLLOW_S, SearcherManager
 from search.telemetry import Telemetry
 from training.errors import TrainingError
@@ -84,7 +85,7 @@ class ReindexerService:
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
         self.feedback = feedback_of(data.database, data.settings)
-        self._opener = Opener(data, writable=True)
+        self._opener = Opener(data, writable=True, on_query_batch=self.telemetry.encoded_together)
         self.manager = SearcherManager(
             data.catalog,
             self._opener.open,
@@ -92,6 +93,7 @@ class ReindexerService:
             address=self.url,
             load=self.telemetry.query_times.load,
         )
+        self.telemetry.queries_waiting.set_function(self._queries_waiting)
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._visibility = Visibility(self.manager, data.catalog)
@@ -110,6 +112,10 @@ class ReindexerService:
 
     def wait_until_visible(self, seq: int, timeout_s: float) -> bool:
         return self._visibility.wait(seq, timeout_s)
+
+    def _queries_waiting(self) -> float:
+        encoders = [opened.searcher.encoder for opened in self.manager.opened()]
+        return float(sum(item.waiting for item in encoders if isinstance(item, QueryBatches)))
 
     def not_ready(self) -> str | None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,8 +25,12 @@ class QueryBatches:
     are encoded together by the first of them, as soon as that is done.
     """
 
-    def __init__(self, encoder: QueryEncoder) -> None:
+    def __init__(
+        self, encoder: QueryEncoder, *, on_batch: Callable[[int], None] = lambda _size: None
+    ) -> None:
+        """on_batch hears how many queries were encoded together."""
         self._encoder = encoder
+        self._on_batch = on_batch
         self._lock = threading.Lock()
         self._is_encoding = False
         self._waiting: list[_Asked] = []
@@ -40,9 +44,15 @@ class QueryBatches:
     def dim(self) -> int:
         return self._encoder.dim
 
+    @property
+    def waiting(self) -> int:
+        """Callers whose turn has not come."""
+        return len(self._waiting)
+
     def encode_queries(self, texts: Sequence[str], /) -> FloatMatrix:
         """As the encoder's own; raises what it raises for these texts."""
         if len(texts) >= MAX_TEXTS or 0 < self._alone_ms < WORTH_MS:
+            self._on_batch(len(texts))
             return self._encoder.encode_queries(texts)
         asked = _Asked(texts)
         with self._lock:
@@ -88,6 +98,7 @@ class QueryBatches:
         began = time.perf_counter()
         try:
             texts = [text for asked in batch for text in asked.texts]
+            self._on_batch(len(texts))
             vectors = self._encoder.encode_queries(texts)
         except Exception as error:
             if len(batch) == 1:

@@ -18,6 +18,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -49,6 +50,7 @@ class Telemetry:
     ) -> None:
         """status: reads what `status --json` prints; asked when somebody scrapes, once a second at
         most. is_open: whether /metrics needs no key, also where everything else does."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody looks at them
         self.status = status
         self.is_open = is_open
         self.query_times = QueryTimes()

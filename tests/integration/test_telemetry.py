@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from reindexer.access import access_of
 from reindexer.cutover import cut_over
 from reindexer.service import ReindexerService
+from reindexer.stages import StageClock
 from search import traces
 from search.api_limits import ApiLimits
 from search.api_metrics import _Counted
@@ -95,6 +96,8 @@ def test_a_query_is_timed_by_leg_and_mode(client: TestClient) -> None:
     for leg in ("encode", "lexical", "dense", "fuse", "hydrate", "total"):
         assert found[f'{timed}{{leg="{leg}",mode="hybrid"}}'] == 2
     assert found[f'{timed}{{leg="total",mode="lexical"}}'] == 1
+    assert "reindexer_query_batch_size_sum" in found
+    assert found["reindexer_queries_waiting"] == 0
     assert f'{timed}{{leg="dense",mode="lexical"}}' not in found
     requests = "reindexer_http_requests_total"
     assert found[f'{requests}{{method="POST",route="/search",status="200"}}'] == 3
@@ -138,6 +141,20 @@ def test_refusals_are_counted_by_reason(
     assert client.get("/search", params={"q": "one"}).status_code in (429, 504)
 
     assert scraped(client)[f'reindexer_http_requests_rejected_total{{reason="{reason}"}}'] == 1
+
+
+def test_queries_that_are_encoded_together_are_counted_as_one_batch(
+    service: ReindexerService,
+) -> None:
+    client = TestClient(create_app(service), base_url=LOCAL)
+    before = scraped(client)
+    queries = [{"query": f"all of d{number}"} for number in range(3)]
+    assert client.post("/search/batch", json={"queries": queries}).is_success
+    after = scraped(client)
+
+    added = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert added["reindexer_query_batch_size_sum"] == 3
+    assert added["reindexer_query_batch_size_count"] == 1
 
 
 @pytest.mark.usefixtures("client")
@@ -388,3 +405,20 @@ def test_nothing_of_opentelemetry_is_imported_unless_it_is_asked_for() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_stages_of_a_build_are_traced_below_it(spans: InMemorySpanExporter) -> None:
+    with traces.span("build"):
+        clock = StageClock()
+
+        def encode() -> None:
+            with clock.timed("encode"):
+                pass
+
+        thread = threading.Thread(target=encode)
+        thread.start()
+        thread.join()
+
+    found = {span.name: span for span in spans.get_finished_spans()}
+
+    assert _parent_of(found["encode"]) == found["build"].context.span_id
