@@ -133,6 +133,26 @@ def test_nothing_listening_on_grpc_is_unavailable() -> None:
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("port", "grpc", "spoken"),
+    [
+        (":6333", "auto", "gRPC"),
+        ("", "auto", "gRPC"),
+        (":443", "auto", "ConnectError"),  # 6334 may be another server, or nothing
+        (":443", "on", "gRPC"),
+        (":6333", "off", "ConnectError"),
+    ],
+)
+def test_grpc_is_spoken_beside_the_usual_port_or_when_told_to(
+    port: str, grpc: Any, spoken: str
+) -> None:
+    """Nothing listens at this address of the loopback, so the error tells what was tried."""
+    store = QdrantStore(url=f"http://127.9.9.9{port}", grpc=grpc, timeout_s=5)
+    with pytest.raises(StoreUnavailable, match=rf"no answer \({spoken}"):
+        store.names()
+    store.close()
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_wrong_key_is_named_and_not_tried_again(
     serve: Callable[..., Server], status: int
