@@ -370,9 +370,7 @@ def run_build(
             if build.wanted is not None:
                 asked_at = asked_at or time.monotonic()
                 if time.monotonic() - asked_at > DEAF_S:
-                    _end_deaf(child)
-                    record_stop(data, build, build.wanted)
-                    return _outcome(data, data.journal.build_of(generation.name), EXIT_PAUSED)
+                    return _end_deaf(data, child, build, build.wanted)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
     except BaseException:
@@ -408,11 +406,18 @@ def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
     )
 
 
-def _end_deaf(child: subprocess.Popen[bytes]) -> None:
+def _end_deaf(
+    data: DataDirectory, child: subprocess.Popen[bytes], build: Build, wanted: str
+) -> Build:
     """End a child that does not hear: finishing the graph stops its every thread, and one batch of
     a large model may take longer than a person waits. Its checkpoint is kept, as after any kill."""
     child.kill()
     child.wait()
+    found = data.journal.build_of(build.generation)
+    if found.state == "running":  # and has not come to its end in this very moment
+        record_stop(data, found, wanted)
+        found = data.journal.build_of(build.generation)
+    return _outcome(data, found, 0 if found.state == "done" else EXIT_PAUSED)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 
 import pytest
 
-from reindexer.errors import LeaseHeld
-from reindexer.journal import BUILD_LEASE
-from reindexer.upgrade import cancel, filter_fields, pause, same_recipe
+from reindexer.errors import BuildFailed, LeaseHeld
+from reindexer.journal import BUILD_LEASE, Build
+from reindexer.upgrade import cancel, filter_fields, pause, run_build, same_recipe
 from search.documents import Change, Document
 from search.errors import WrongState
 from search.recipe import Recipe, SplitterRecipe
@@ -93,3 +95,31 @@ def test_with_no_build_running_there_is_nothing_to_pause(directory: WordDirector
 
     with pytest.raises(WrongState, match="no build is running, so there is nothing to pause"):
         pause(directory)
+
+
+@pytest.mark.parametrize(("wanted", "state"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_build_that_does_not_hear_is_stopped_within_2_s_all_the_same(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch, wanted: str, state: str
+) -> None:
+    """As while the graph is finished, when not one thread of its process runs."""
+    deaf = directory.path / "deaf"
+    deaf.write_text("#!/bin/sh\ntrap '' TERM INT\nsleep 60\n")
+    deaf.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(deaf))
+    directory.put_many(f"d{number}" for number in range(10))
+    generation = directory.record("word@1")
+    asked_at: list[float] = []
+
+    def ask(build: Build) -> None:
+        if not asked_at:
+            asked_at.append(time.monotonic())
+            directory.journal.update_build(build.build_id, wanted=wanted)
+
+    with (
+        directory.journal.lease(BUILD_LEASE) as lease,
+        pytest.raises(BuildFailed, match=f"is {state} at 0 of 10 documents"),
+    ):
+        run_build(directory, generation, lease, evaluation=None, on_progress=ask)
+
+    assert time.monotonic() - asked_at[0] < 2
+    assert directory.journal.build_of(generation.name).state == state
