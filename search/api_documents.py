@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import orjson
 import pydantic
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import HTTPException, RequestValidationError
 
 from search import api_schema as schema
 from search.access import needs
@@ -31,7 +31,8 @@ N_READING = 2
 WAIT_VISIBLE_S = 30.0  # or what is left until the deadline, if that is less
 STREAM_STALL_S = 60.0  # a stream may take as long as it likes, if it gets on
 
-NDJSON = "application/x-ndjson"
+JSON_TYPES = ("application/json",)
+LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 Wait = Annotated[
     Literal["visible"] | None,
     Query(description="visible: answer once both legs of the live generation have it"),
@@ -56,7 +57,7 @@ def router(service: Service) -> APIRouter:
     )
     async def put_documents(request: Request, wait: Wait = None) -> Response:
         """Insert or replace documents, all or none."""
-        raw = await request.body()
+        raw = await _json_body(request)
 
         def work() -> tuple[int, dict[str, int]]:
             body = _read(schema.DocumentsBody, raw)
@@ -72,7 +73,7 @@ def router(service: Service) -> APIRouter:
         "/documents",
         dependencies=may_write,
         responses=_answers(schema.StoredLines),
-        openapi_extra=body_of(schema.DocumentBody, media_type=NDJSON),
+        openapi_extra=body_of(schema.DocumentBody, media_type=LINES_TYPES[0]),
     )
     async def post_documents(
         request: Request,
@@ -85,6 +86,7 @@ def router(service: Service) -> APIRouter:
         connection breaks, what was stored until then stays: whole lots of lines, never a part of
         one. Sending the same stream again stores what is missing.
         """
+        _check_type(request, LINES_TYPES)
         limits = limits_of(request)
         max_line_bytes, limits.max_body_bytes = service.limits.max_body_bytes, None
         storing = Storing(
@@ -118,7 +120,7 @@ def router(service: Service) -> APIRouter:
     )
     async def delete_documents(request: Request, wait: Wait = None) -> Response:
         """Delete documents; ids that are not known are passed over."""
-        raw = await request.body()
+        raw = await _json_body(request)
 
         def work() -> tuple[int, dict[str, int]]:
             body = _read(schema.DocIdsBody, raw)
@@ -136,7 +138,7 @@ def router(service: Service) -> APIRouter:
     async def put_document(request: Request, doc_id: str, wait: Wait = None) -> Response:
         """Insert or replace one document."""
         doc_id = _in_path(request, doc_id)
-        raw = await request.body()
+        raw = await _json_body(request)
 
         def work() -> tuple[int, dict[str, int]]:
             body = _read(schema.DocumentPut, raw)
@@ -241,6 +243,19 @@ def _read(model: type[Model], raw: bytes) -> Model:
     except pydantic.ValidationError as error:
         found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
         raise RequestValidationError(found) from None
+
+
+async def _json_body(request: Request) -> bytes:
+    _check_type(request, JSON_TYPES)
+    return await request.body()
+
+
+def _check_type(request: Request, types: Sequence[str]) -> None:
+    """A page of another origin can have a browser send a form, and text, but none of these types
+    without asking first. Raises HTTPException."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in types:
+        raise HTTPException(415, f"the body is {given or 'of no type'}; send {types[0]}")
 
 
 def _in_path(request: Request, doc_id: str) -> str:

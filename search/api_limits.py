@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.drain import Drain
-from search.errors import DeadlineExceeded, Overloaded
+from search.errors import DeadlineExceeded, NotReady, Overloaded
 
 if TYPE_CHECKING:
     from search.service import Service
@@ -129,11 +129,13 @@ class _Limits:
         timeout = asyncio.timeout(self._limits.deadline_s)
         held = RequestLimits(self._limits, self._counter, timeout)
         scope.setdefault("state", {})["limits"] = held
-        has_started = is_endless = False
+        has_started = has_ended = is_endless = False
 
         async def watched(message: Message) -> None:
-            nonlocal has_started, is_endless
-            if not has_started:
+            nonlocal has_started, has_ended, is_endless
+            if has_started:
+                has_ended = not message.get("more_body", False)
+            else:
                 has_started = True
                 if _is_event_stream(message):
                     is_endless = True
@@ -147,16 +149,20 @@ class _Limits:
         except TimeoutError:
             if not timeout.expired() or has_started:
                 raise
-            error = DeadlineExceeded(
+            error: Exception = DeadlineExceeded(
                 f"the request took longer than the {self._limits.deadline_s:g} s that one may take "
                 "(serve.deadline_s); ask for less at once, or try again"
             )
             await _refuse(error, scope, receive, send)
         except asyncio.CancelledError:
-            if not (is_endless and self._drain.begun):
+            if not self._drain.begun or (has_started and not is_endless):
                 raise
             task.uncancel()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if not has_started:
+                error = NotReady("this process is on its way out and could wait no longer")
+                await _refuse(error, scope, receive, send)
+            elif not has_ended:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             if is_endless:
                 self._drain.remove_stream(task)

@@ -12,6 +12,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search import errors
@@ -22,6 +23,7 @@ from training.errors import EncodingFailed, ModelNotFound, TrainingError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
 _ERRORS_TOLD = 20  # places in one request that is not understood
 
 Table = Mapping[type[Exception], tuple[int, str]]  # error -> status code, title
@@ -78,9 +80,12 @@ def install(app: FastAPI, _service: Service, *, more: Table = MappingProxyType({
         assert isinstance(error, RequestValidationError)
         return _misunderstood(error)
 
-    async def refused(_request: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _refused(error)
+        response = _refused(error)
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_allowed(app, request.scope))
+        return response
 
     for kind in table:
         app.add_exception_handler(kind, known)
@@ -148,6 +153,15 @@ def _refused(error: HTTPException) -> Response:
     response = problem(error.status_code, title, detail)
     response.headers.update(error.headers or {})
     return response
+
+
+def _allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """Every method of the path, where the router tells those of the first route that fits."""
+    return sorted(
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    )
 
 
 class _Problems:

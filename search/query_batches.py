@@ -49,9 +49,14 @@ class QueryBatches:
         """Callers whose turn has not come."""
         return len(self._waiting)
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the encoder was found to be too quick for batches to be worth it."""
+        return 0 < self._alone_ms < WORTH_MS
+
     def encode_queries(self, texts: Sequence[str], /) -> FloatMatrix:
         """As the encoder's own; raises what it raises for these texts."""
-        if len(texts) >= MAX_TEXTS or 0 < self._alone_ms < WORTH_MS:
+        if len(texts) >= MAX_TEXTS or self.is_quick:
             self._on_batch(len(texts))
             return self._encoder.encode_queries(texts)
         asked = _Asked(texts)

@@ -142,7 +142,7 @@ def test_queries_of_two_generations_never_share_a_batch(asking: Asking) -> None:
 
 def test_a_quick_encoder_is_asked_directly(asking: Asking) -> None:
     asking.encoder.took_s = 0.0
-    until(lambda: asking.ask("x").result(WAIT_S) is not None and is_quick(asking.batches))
+    until(lambda: asking.ask("x").result(WAIT_S) is not None and asking.batches.is_quick)
     asking.hold_with("first")
 
     second = asking.ask("second")
@@ -150,10 +150,6 @@ def test_a_quick_encoder_is_asked_directly(asking: Asking) -> None:
     asking.go_on()
 
     assert second.result(WAIT_S).tolist() == [vector("second")]
-
-
-def is_quick(batches: QueryBatches) -> bool:
-    return 0 < batches._alone_ms < WORTH_MS
 
 
 def test_every_thread_gets_its_own_vectors() -> None:
