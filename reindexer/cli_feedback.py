@@ -124,7 +124,7 @@ def summary(invocation: Invocation, since: float = 0.0, as_json: bool = False) -
 @json_option
 @pass_invocation
 def export(invocation: Invocation, out: Path, since: float, as_json: bool) -> None:
-    """Write a click log: what was shown for each query, and what was clicked.
+    """Write a click log: what each query showed, and what was clicked.
 
     `reindexer pairs build FILE` makes training pairs of it; on this data directory, so does `pairs
     build --clicks` without a file.

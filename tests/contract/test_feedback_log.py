@@ -222,8 +222,10 @@ def test_a_database_that_is_away_costs_log_lines_and_nothing_else(
 
 
 def test_a_click_gets_the_position_that_the_answer_had(
-    database: Database, open_log: OpenLog
+    database: Database, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("search.query_log.WRITE_EVERY_S", 3600)
+    monkeypatch.setattr("search.feedback.WRITE_EVERY_S", 0.0)
     log = open_log()
     log.record(an_answer(shown="abc"), query_id="q1", who="key")  # not written yet
     items = [click("q1", "b"), click("q1", "elsewhere"), click("q1", "c", position=7)]

@@ -19,6 +19,7 @@ import uvicorn
 from reindexer.generation_scores import score_generation
 from reindexer.live import RunningService
 from reindexer.opening import Opener
+from reindexer.operations import DirectoryOperations
 from reindexer.progress import Progress
 from reindexer.quality import check_quality
 from reindexer.service_address import ServiceAddress
@@ -29,6 +30,7 @@ from search.api_limits import ApiLimits
 from search.app import create_app
 from search.drain import Drain
 from search.errors import WrongState
+from search.feedback import FeedbackLog
 from search.fusion import PLAIN_RRF
 from search.keys import ApiKeys
 from search.processes import process_name
@@ -92,9 +94,11 @@ def serving(directory: WordDirectory) -> Iterator[SearcherManager]:
     assert manager.wait_until_open("docs@1", timeout_s=60)
     manager.follow()
     service: Any = SimpleNamespace(
-        access=Access(ApiKeys(directory.database), token=TOKEN, required=False),
+        access=Access(ApiKeys(directory.database), token=TOKEN, required=True),
         limits=ApiLimits(),
         drain=Drain(),
+        feedback=FeedbackLog(directory.database),
+        operations=DirectoryOperations(directory),
         telemetry=Telemetry(),
         manager=manager,
         corpus=directory.corpus,
@@ -247,7 +251,7 @@ def test_a_running_service_takes_the_fusion_up_and_opens_nothing_again(
         }
         assert manager.opened() == [after]
         unknown = httpx.post(f"{service.url}/legs", json={"queries": ["rare3"]})
-        assert unknown.status_code == 403
+        assert unknown.status_code == 401
 
 
 def test_every_query_is_fused_in_one_way_while_the_fusion_changes(
