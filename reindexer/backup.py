@@ -35,7 +35,7 @@ from reindexer.backup_folder import (
 )
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import ReindexerError
-from reindexer.live import RunningService
+from reindexer.live import points_of
 from search.database import SCHEMA_REVISION
 from search.dense import FloatMatrix, Point
 from search.errors import StoreLocked
@@ -220,20 +220,15 @@ def _points_of(
     data: DataDirectory, generation: Generation
 ) -> Iterator[Iterator[tuple[list[Point], FloatMatrix]]]:
     """Every point with its vector: from the service, if that has the collection open."""
-    service = None if data.store.shared else RunningService.find(data)
-    if service is not None and service.has_open(generation.name):
-        with service, service.points(generation.name) as chunks:
-            yield from_frames(chunks)
-        return
-    try:
-        collection = data.store.open(generation.collection, generation.recipe.fingerprint)
-    except StoreLocked as error:
-        raise ReindexerError(
-            f"{error}. A backup reads it when that process has closed it; try again, or leave the "
-            "vectors out (--without-collections)"
-        ) from error
-    with contextlib.closing(collection):
-        yield collection.scan()
+    with contextlib.ExitStack() as stack:
+        try:
+            pages = stack.enter_context(points_of(data, generation))
+        except StoreLocked as error:
+            raise ReindexerError(
+                f"{error}. A backup reads it when that process has closed it; try again, or leave "
+                "the vectors out (--without-collections)"
+            ) from error
+        yield pages
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Begin": {
         "demo": "cli_service",
         "doctor": "cli_service",
+        "selftest": "cli_selftest",
         "settings": "cli_service",
         "completion": "cli_service",
     },
@@ -102,6 +103,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "status": "cli_status",
         "generations": "cli_generations",
         "prune": "cli_prune",
+        "compact": "cli_prune",
         "backup": "cli_backup",
         "restore": "cli_backup",
     },

@@ -1,4 +1,4 @@
-"""The verb that drops: prune."""
+"""Verbs that tidy: prune, compact."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reindexer.cli_build import RESULT, ctrl_c_pauses, show_upgrade, shown_in
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, yes_option
 from reindexer.progress import Progress
 from reindexer.terminal import confirm, note, print_json, say, size, table
@@ -58,6 +59,50 @@ def prune(invocation: Invocation, yes: bool, standby: bool, as_json: bool) -> No
     late = [item.name for item in planned.items if item not in dropped]
     if late:
         say(f"In use by now, so kept: {', '.join(late)}")
+
+
+@click.command(
+    cls=Verb,
+    examples=["reindexer compact", "reindexer compact --if-worn --json"],
+    json_fields=RESULT + ', or {"generation", "indexed", "due", "waits_for"} when nothing was done',
+)
+@click.option(
+    "--if-worn",
+    is_flag=True,
+    help="Only when its index covers less than compact.below, and there is no standby to lose.",
+)
+@json_option
+@pass_invocation
+def compact(invocation: Invocation, if_worn: bool, as_json: bool) -> None:
+    """Build the live generation once more, from the vectors that it has.
+
+    What is written after a build lies beside its ANN index and makes searches slower. Nothing is
+    encoded again; the new generation is verified and goes live, the one before is the standby.
+    """
+    from reindexer.compaction import compact as compact_live
+    from reindexer.compaction import wear
+
+    with (
+        invocation.open_existing() as data,
+        Progress("compact", quiet=invocation.quiet) as progress,
+        ctrl_c_pauses(),
+    ):
+        if if_worn and not (found := wear(data)).is_due:
+            if as_json:
+                print_json(found.to_json())
+                return
+            waits = f" It waits for {found.waits_for}." if found.waits_for else ""
+            say(f"{found.generation}: {found.indexed:.0%} of its passages are indexed.{waits}")
+            return
+        result = compact_live(
+            data,
+            on_progress=shown_in(progress, data),
+            on_wait=lambda message: progress.update(state=message),
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_upgrade(result, quiet=invocation.quiet)
 
 
 def _show_plan(planned: PrunePlan) -> None:

@@ -60,10 +60,10 @@ def command(job: Job) -> list[str]:
     """The verb that does a job, as the arguments of `python -m reindexer`."""
     arguments = job.arguments
     match job.kind:
-        case "sync" | "compact":
+        case "sync" | "prune":
             return [job.kind, "--json"]
-        case "prune":
-            return ["prune", "--yes", "--after-hold-over", "--json"]
+        case "compact":
+            return ["compact", "--if-worn", "--json"]
         case "evaluate":
             return ["evaluate", str(arguments["folder"]), *_options(job), "--json"]
         case "export_clicks":

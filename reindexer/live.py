@@ -16,6 +16,7 @@ from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld, ReindexerError
 from reindexer.journal import SYNC_LEASE
 from reindexer.service_address import ServiceAddress
+from search.dense import FloatMatrix, Point
 from search.documents import Filter
 from search.errors import (
     GenerationNotFound,
@@ -25,6 +26,8 @@ from search.errors import (
     StoreLocked,
     WrongState,
 )
+from search.generations import Generation
+from search.stored_points import from_frames
 
 if TYPE_CHECKING:
     import httpx
@@ -231,6 +234,22 @@ def _bring_in_changes(data: DataDirectory, name: str, on_wait: Callable[[str], N
             sync_once(data, lease)
     except LeaseHeld as error:
         log.warning("%s, and %s", behind, error)
+
+
+@contextlib.contextmanager
+def points_of(
+    data: DataDirectory, generation: Generation
+) -> Iterator[Iterator[tuple[list[Point], FloatMatrix]]]:
+    """Every point of a generation with its vector: from the service, if it has the collection open.
+    Raises StoreLocked when a process that cannot be asked has it."""
+    service = None if data.store.shared else RunningService.find(data)
+    if service is not None and service.has_open(generation.name):
+        with service, service.points(generation.name) as chunks:
+            yield from_frames(chunks)
+        return
+    collection = data.store.open(generation.collection, generation.recipe.fingerprint)
+    with contextlib.closing(collection):
+        yield collection.scan()
 
 
 # -- the service ----------------------------------------------------------------------------------

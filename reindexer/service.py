@@ -27,11 +27,11 @@ from reindexer.worker import Worker
 from search.api_limits import ApiLimits
 from search.app import create_app
 from search.drain import Drain
-from search.errors import LeaseLost, SearchError, WrongState
+from search.errors import LeaseLost, SearchError, StoreError, WrongState
 from search.operations import Operations
 from search.processes import process_name
 from search.query_batches import QueryBatches
-from search.serving import FOLLOW_S, SearcherManager
+from search.serving import FOLLOW_S, OpenGeneration, SearcherManager
 from search.telemetry import Telemetry
 from training.errors import TrainingError
 
@@ -140,6 +140,7 @@ class ReindexerService:
             "watermark": self._data.catalog.get(current.name).watermark,
             "lexical_watermark": current.lexical.watermark,
             "head_seq": head,
+            "indexed": _indexed(current),
             "device": str(current.encoder.device),
             "problem": self._problem,
         }
@@ -306,6 +307,14 @@ class ReindexerService:
     def _save_lexical(self) -> None:
         for index in self._opener.lexicals():
             index.save()
+
+
+def _indexed(opened: OpenGeneration) -> float | None:
+    """Share of the passages in the ANN index; None while the store cannot tell."""
+    try:
+        return round(opened.collection.indexed(), 4)
+    except StoreError:
+        return None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from reindexer.data_directory import DataDirectory
@@ -159,7 +159,12 @@ class Worker:
         log.log(level, "job %d (%s) %s, %.1f s%s", job.job_id, job.kind, outcome.state, took_s, why)
 
     def _perform(self, job: Job, lease: Lease) -> Outcome:
-        in_process = {"sync": self._nothing_to_sync, "prune": self._prune}.get(job.kind)
+        here: dict[str, Callable[[], Outcome | None]] = {
+            "sync": self._nothing_to_sync,
+            "prune": self._prune,
+            "compact": self._nothing_to_compact,
+        }
+        in_process = here.get(job.kind)
         if in_process is not None and (outcome := in_process()) is not None:
             return outcome
         return self._perform_in_child(job, lease)
@@ -248,6 +253,15 @@ class Worker:
         )
         return None if lag_docs else Outcome(state="done", result={"lag_docs": 0})
 
+    def _nothing_to_compact(self) -> Outcome | None:
+        """When the live generation has not worn, or has to wait; None otherwise."""
+        from reindexer.compaction import wear  # brings the store in
+
+        if self._data.catalog.live() is None:
+            return Outcome(state="done", result={"live": None})
+        found = wear(self._data)
+        return None if found.is_due else Outcome(state="done", result=found.to_json())
+
     def _prune(self) -> Outcome:
         from reindexer.prune import plan_prune, prune  # brings the store in
 
@@ -275,6 +289,8 @@ class Worker:
         unfinished = self._data.catalog.all(UNFINISHED)
         if not unfinished or self._data.journal.holder(BUILD_LEASE) is not None:
             return
+        if any(job.kind in BUILD_KINDS and not job.generation for job in self.queue.active()):
+            return  # which generation that is, its child finds out
         for generation in unfinished:
             if self._is_orphan(generation):
                 last = self.queue.last_of(generation.name)

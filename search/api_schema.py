@@ -279,6 +279,9 @@ class Info(BaseModel):
     watermark: int | None = Field(default=None, description="Last seq in the dense leg")
     lexical_watermark: int | None = Field(default=None, description="Last seq in the lexical leg")
     head_seq: int = Field(description="Last seq of the corpus")
+    indexed: float | None = Field(
+        default=None, description="Share of the passages that the ANN index covers, 0 to 1"
+    )
     device: str | None = None
     problem: str | None = Field(description="Why replay waits, if it does")
     open: list[str] = Field(description="Generations that this process can answer from")

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from reindexer import job_process
 from reindexer import worker as worker_module
 from reindexer.build_requests import pause_build, queue_build
+from reindexer.compaction import compact
 from reindexer.job_kinds import command
 from reindexer.jobs import Job, JobQueue
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE
@@ -384,10 +385,9 @@ def test_a_build_says_why_it_waits_and_when_it_is_tried_again(
     assert "(attempt 2 of 5)" in build.reason
 
 
-def test_a_real_build_whose_child_is_killed_ends_live_without_anybodys_help(
+def test_a_real_build_is_killed_and_ends_live_and_is_compacted_without_encoding(
     tmp_path: Path,
 ) -> None:
-    """POST /builds, kill -9, and the same worker brings it to its end."""
     from reindexer.data_directory import open_data_directory
 
     model = make_tiny_model(tmp_path / "tiny", kind="mean", seed=1)
@@ -412,9 +412,12 @@ def test_a_real_build_whose_child_is_killed_ends_live_without_anybodys_help(
         finally:
             worker.stop()
         assert (done.state, done.attempts) == ("done", 2)
-        live = data.catalog.live()
-        assert live is not None
-        assert live.name == build.generation
+        assert data.catalog.pointers().live == build.generation
+
+        compacted = compact(data)
+        assert (compacted.build.encoded, compacted.build.reused) == (0, 40)
+        assert compacted.generation.verified is not None
+        assert data.catalog.pointers().live == compacted.generation.name != build.generation
 
 
 def test_the_verb_worker_ends_when_told_to(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Compaction: the live generation built once more, from the vectors that it has.
+
+Passages that are written after a build lie beside its ANN index, and every search compares with all
+of them; what was deleted leaves holes. A new generation of the same recipe gets the stored vectors
+instead of encoding them again, catches up, is indexed and verified like any other, and goes live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reindexer.cutover import cut_over
+from reindexer.data_directory import DataDirectory
+from reindexer.journal import BUILD_LEASE, Build, Lease
+from reindexer.live import RunningService, points_of
+from reindexer.upgrade import Upgrade, run_build, same_recipe
+from search.errors import NoLiveGeneration, StoreError
+from search.generations import UNFINISHED, Generation
+
+COPY_POINTS = 2_000  # written at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wear:
+    """How worn the live generation is, and what is to be done about it."""
+
+    generation: str
+    indexed: float  # share (0..1) of its passages that the ANN index covers
+    waits_for: str | None  # why it is not compacted although it is worn
+    is_due: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "indexed": round(self.indexed, 4),
+            "due": self.is_due,
+            "waits_for": self.waits_for,
+        }
+
+
+def wear(data: DataDirectory) -> Wear:
+    """Look at the live generation. Raises NoLiveGeneration, StoreError."""
+    live = data.catalog.live()
+    if live is None:
+        raise NoLiveGeneration(
+            "nothing is live, so nothing has worn; run `reindexer upgrade MODEL` first"
+        )
+    indexed = _indexed(data, live)
+    standby = data.catalog.standby()
+    is_worn = indexed < data.settings.compact_below
+    # A switch would retire the standby, and the way back to the model before with it.
+    waits_for = (
+        f"{standby.name} to be pruned, since a switch would end the way back to it"
+        if is_worn and standby is not None
+        else None
+    )
+    return Wear(
+        generation=live.name,
+        indexed=indexed,
+        waits_for=waits_for,
+        is_due=is_worn and waits_for is None,
+    )
+
+
+def compact(
+    data: DataDirectory,
+    *,
+    on_progress: Callable[[Build], None] = lambda _build: None,
+    on_wait: Callable[[str], None] = lambda _message: None,
+) -> Upgrade:
+    """Build the live generation once more and switch to it; one that stopped is gone on with.
+
+    Raises NoLiveGeneration, LeaseHeld, GateRefused, CutOverRefused, BuildFailed, StoreError.
+    """
+    live = data.catalog.live()
+    if live is None:
+        raise NoLiveGeneration("nothing is live yet; run `reindexer upgrade MODEL` first")
+    with data.journal.lease(BUILD_LEASE) as lease:
+        generation, build = _begun(data, live)
+        if generation.watermark == 0:
+            _copy(data, live, generation, build, lease, on_wait)
+        build = run_build(data, generation, lease, evaluation=None, on_progress=on_progress)
+    cut_over(data, generation.name, on_wait=on_wait)
+    return Upgrade(
+        build=build,
+        generation=data.catalog.get(generation.name),
+        live_before=live.name,
+        live_after=generation.name,
+    )
+
+
+def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
+    """A compaction of the live generation that was begun, or a new one."""
+    for generation in reversed(data.catalog.all(UNFINISHED)):
+        if same_recipe(generation.recipe, live.recipe):
+            return generation, data.journal.build_of(generation.name)
+    generation = data.catalog.record(live.recipe)
+    # Everything up to here is copied. What changes while the copy is made has a higher seq, and is
+    # replayed: that a part of it may be in the copy already does no harm.
+    build = data.journal.record_build(
+        generation.name, start_head=live.watermark, docs_total=data.corpus.count()
+    )
+    return generation, build
+
+
+def _copy(
+    data: DataDirectory,
+    live: Generation,
+    generation: Generation,
+    build: Build,
+    lease: Lease,
+    on_wait: Callable[[str], None],
+) -> None:
+    spec = generation.recipe.collection_spec(generation.name)
+    passages = 0
+    with (
+        points_of(data, live) as pages,
+        contextlib.closing(data.store.create(generation.collection, spec)) as collection,
+    ):
+        for points, vectors in pages:
+            lease.check()
+            for start in range(0, len(points), COPY_POINTS):
+                part = slice(start, start + COPY_POINTS)
+                collection.upsert(points[part], vectors[part])
+            passages += len(points)
+            on_wait(f"copying the vectors of {live.name}: {passages:,} passages")
+    data.journal.checkpoint(
+        build,
+        build.start_head,
+        lease=BUILD_LEASE,
+        token=lease.token,
+        docs_done=data.corpus.count(build.start_head),
+        passages=passages,
+        reused=passages,
+    )
+
+
+def _indexed(data: DataDirectory, live: Generation) -> float:
+    """As the process that has the collection open sees it."""
+    service = None if data.store.shared else RunningService.find(data)
+    if service is not None:
+        with service:
+            info = service.info()
+        if info.get("generation") == live.name and info.get("indexed") is not None:
+            return float(info["indexed"])
+        raise StoreError(f"the service at {service.url} has not opened {live.name} yet; try again")
+    collection = data.store.open(live.collection, live.recipe.fingerprint)
+    with contextlib.closing(collection):
+        return collection.indexed()
