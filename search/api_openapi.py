@@ -21,6 +21,7 @@ _ALWAYS = (400, 401, 403, 413, 415, 422, 429, 500, 503, 504)
 TAGS = (
     {"name": "search", "description": "Questions to the live generation, or to a named one."},
     {"name": "documents", "description": "The documents of record."},
+    {"name": "feedback", "description": "What people thought of the answers."},
     {"name": "service", "description": "What this process is and how it is."},
 )
 
