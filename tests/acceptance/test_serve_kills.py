@@ -1,0 +1,55 @@
+"""SIGKILL to service, worker and build under load: nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import text_of
+from tests.acceptance.supervised import Readers, Supervised, Writers, losses, wait_for
+from tests.tiny_models import make_tiny_model
+
+N_DOCUMENTS = 300
+KILLS = ["build", "worker", "serve", "worker", "serve", "worker", "worker", "serve"]
+SEED = 11
+
+
+@pytest.mark.timeout(280)
+def test_kills_lose_no_acknowledged_write_and_the_service_comes_back(tmp_path: Path) -> None:
+    models = [make_tiny_model(tmp_path / f"m{n}", kind="static", seed=n) for n in range(3)]
+    documents = {f"d{number}": text_of(number) for number in range(N_DOCUMENTS)}
+    installation, rng = Supervised(tmp_path), random.Random(SEED)
+    (third,) = installation.prepare(documents, models)
+    with installation:
+        wait_for(installation.is_ready)
+        installation.ask_for_a_build(third)
+        with (
+            Writers(installation.url, documents, count=2, seed=SEED) as writers,
+            Readers(installation.url, count=1) as readers,
+        ):
+            for victim in KILLS:
+                if victim == "build":
+                    after_docs = rng.randrange(N_DOCUMENTS // 3)
+                    wait_for(lambda: installation.kill_build(after_docs=after_docs))  # noqa: B023
+                else:
+                    time.sleep(rng.uniform(0.0, 0.5))
+                    installation.kill(victim)
+                wait_for(installation.is_ready)
+        wait_for(lambda: not installation.is_building())
+        wait_for(installation.is_in_step)
+    sys.stdout.write(
+        f"\n{len(KILLS)} kills, {installation.restarts} started again; {writers.acknowledged} "
+        f"writes acknowledged, {readers.answers} answers, longest gap {readers.longest_gap_s:.1f} "
+        "s\n"
+    )
+    assert writers.refused == []
+    assert readers.wrong == []
+    assert writers.acknowledged > 50
+    assert readers.answers > 50
+    assert installation.restarts == {"serve": KILLS.count("serve"), "worker": KILLS.count("worker")}
+    assert installation.generations("ready") == ["docs@3"], "the killed build did not go on"
+    assert list(losses(installation.settings, writers.truth)) == []
