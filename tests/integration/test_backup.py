@@ -19,6 +19,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from reindexer import backup
 from reindexer.backup import make_backup, rows_from_bytes, rows_to_bytes
 from reindexer.backup_folder import BackupFolder
 from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
@@ -199,6 +200,26 @@ def test_changes_that_the_copied_vectors_lack_are_replayed(
     assert answers(target) == answers(filled)
 
 
+def test_replay_that_goes_on_during_a_backup_leaves_no_gap(
+    filled: WordDirectory, target: WordDirectory, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copied catalog is ahead of the copied vectors, and both are replayed from behind."""
+    keep_lexical = backup._keep_lexical
+
+    def write_and_sync(data: WordDirectory, folder: BackupFolder) -> Any:
+        data.put("d7", "horse written after the vectors were copied")
+        data.corpus.delete(["d8"])
+        sync(data)
+        return keep_lexical(data, folder)
+
+    monkeypatch.setattr(backup, "_keep_lexical", write_and_sync)
+    make_backup(filled, place)
+    restore(target, place)
+    assert sync(target) == 2, "one document in two generations"
+    assert state(target) == state(filled)
+    assert answers(target) == answers(filled)
+
+
 def test_a_second_backup_sends_what_has_changed(filled: WordDirectory, place: str) -> None:
     first = make_backup(filled, place)
     again = make_backup(filled, place)
@@ -287,11 +308,16 @@ def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
             restore(target, kept, overwrite=True)
     assert state(target) == before
     assert answers(target) == said
-    restore(target, kept, overwrite=True)
-    assert state(target) == state(origin)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reindexer.restore._put_lexical", _fail)
+        with pytest.raises(RuntimeError, match="late"):
+            restore(target, kept, overwrite=True)
+    assert state(target) == state(origin), "the transaction was it"
+    assert answers(target) == answers(origin), "the lexical index is rebuilt, not the old one"
 
 
-def _fail(_connection: object) -> None:
+def _fail(*_arguments: object) -> None:
     raise RuntimeError("late")
 
 
@@ -340,17 +366,17 @@ def test_a_backup_of_the_first_schema_is_migrated(
 ) -> None:
     shutil.copytree(kept, place)
     folder = BackupFolder(place)
-    backup = folder.read(folder.newest())
-    old = Database(sqlite_url(tmp_path / "old.db"))
-    old.migrate(revision="0001")
-    with old.read() as connection:
+    old = folder.read(folder.newest())
+    first = Database(sqlite_url(tmp_path / "first.db"))
+    first.migrate(revision="0001")
+    with first.read() as connection:
         columns = {
             name: [column["name"] for column in sa.inspect(connection).get_columns(name)]
             for name in sa.inspect(connection).get_table_names()
         }
-    old.close()
+    first.close()
     tables = {}
-    for name, table in backup.tables.items():
+    for name, table in old.tables.items():
         if name not in columns:
             continue
         kept = [column for column in table.columns if column in columns[name]]
@@ -370,14 +396,14 @@ def test_a_backup_of_the_first_schema_is_migrated(
             for file in table.files
         )
         tables[name] = replace(table, columns=tuple(kept), files=files)
-    assert len(tables) < len(backup.tables)
+    assert len(tables) < len(old.tables)
     folder.finish(
-        replace(backup, schema_revision="0001", tables=tables, made_at="2099-01-01T00:00:00.000000")
+        replace(old, schema_revision="0001", tables=tables, made_at="2099-01-01T00:00:00.000000")
     )
     restore(target, place)
     assert state(target) == state(origin)
 
-    folder.finish(replace(backup, schema_revision="9999", made_at="2099-01-02T00:00:00.000000"))
+    folder.finish(replace(old, schema_revision="9999", made_at="2099-01-02T00:00:00.000000"))
     with pytest.raises(DatabaseTooNew, match="schema 9999"):
         restore(target, place, overwrite=True)
 
@@ -447,9 +473,13 @@ def test_a_backup_that_is_killed_leaves_the_one_before_it(
         assert child.stdout.readline() == b"now\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
-    # A torn object under its final name, as a killed copy leaves one.
-    torn = Path(place) / "objects" / ("f" * 64)
-    torn.write_bytes(b"half")
+    # As a killed copy leaves them: an object that is only half there, and one that nobody needs.
+    objects = Path(place) / "objects"
+    needed = {file.sha256 for file in first.backup.files()}
+    half = next(file for file in objects.iterdir() if file.name not in needed)
+    os.truncate(half, half.stat().st_size // 2)
+    torn = objects / ("f" * 64)
+    torn.touch()
 
     assert BackupFolder(place).names() == [first.name]
     restore(target, place)
