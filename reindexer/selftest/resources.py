@@ -29,7 +29,8 @@ class Sample:
     memory: float | None  # bytes resident; None where the system does not tell
     handles: float | None
     threads: float | None
-    disk: float  # bytes
+    disk: float  # bytes, without the vectors
+    vectors: float  # bytes of the embedded collections
 
 
 def take_sample(pid: int, folder: Path) -> Sample | None:
@@ -47,8 +48,14 @@ def take_sample(pid: int, folder: Path) -> Sample | None:
             return None
         memory = 1024 * float(fields["VmRSS"].split()[0])
         threads = float(fields["Threads"])
+    vectors = _disk(folder / "collections")
     return Sample(
-        at=time.monotonic(), memory=memory, handles=handles, threads=threads, disk=_disk(folder)
+        at=time.monotonic(),
+        memory=memory,
+        handles=handles,
+        threads=threads,
+        disk=_disk(folder) - vectors,
+        vectors=vectors,
     )
 
 

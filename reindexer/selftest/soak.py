@@ -12,14 +12,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reindexer.cutover import cut_over, rollback
 from reindexer.live import RunningService
 from reindexer.selftest import verbs
 from reindexer.selftest.child import Child, Service, prepare_children
-from reindexer.selftest.proof import Proof, Stopwatch, nothing_wrong
+from reindexer.selftest.proof import Proof, Stopwatch, at_most, nothing_wrong
 from reindexer.selftest.resources import Sample, flat, take_sample
 from reindexer.selftest.sandbox import sandbox
 from reindexer.selftest.texts import document, text_of
@@ -35,6 +35,7 @@ N_CLIENTS = 2
 ASK_EVERY_S = 0.02
 SAMPLE_EVERY_S = 1.0
 QUIET_FROM = 0.65  # share of the time after which nothing but load happens
+MAX_VECTOR_BYTES = 4_096.0
 STEP_S = 90.0  # for anything to happen at all
 # When what happens, as a share of the time.
 HAPPENINGS = (
@@ -63,6 +64,7 @@ def prove_soak(
         soak.run()
         lost = soak.truth.faults(data)
     quiet = [sample for sample in soak.samples if sample.at >= soak.quiet_at]
+    a_write = _vector_bytes_a_write(quiet)
     return Proof(
         tool="soak",
         repeat=f"reindexer selftest soak --minutes {minutes:g} --seed {seed}",
@@ -87,6 +89,8 @@ def prove_soak(
                 expected="upgrades, rollbacks and restarts that come to their end",
             ),
             *flat(quiet),
+            # Former versions of a vector stay in the engine's files until the next build.
+            at_most("vectors on disk", a_write, MAX_VECTOR_BYTES, "bytes a write", of_speed=False),
         ),
         figures={
             "minutes": minutes,
@@ -96,9 +100,17 @@ def prove_soak(
             "restart_s": [round(seconds, 2) for seconds in soak.restarts_s],
             "happened": soak.happened,
             "samples": len(quiet),
+            "vector_bytes_a_write": round(a_write),
         },
         seconds=watch.seconds,
     )
+
+
+def _vector_bytes_a_write(samples: Sequence[Sample]) -> float:
+    if len(samples) < 2:
+        return 0.0
+    first, last = samples[0], samples[-1]
+    return max(0.0, last.vectors - first.vectors) / (WRITES_PER_S * (last.at - first.at))
 
 
 @dataclass(slots=True)
