@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from reindexer.data_directory import DataDirectory
 from reindexer.jobs import JobKind, JobQueue
 from reindexer.journal import BUILD_LEASE, Build
-from reindexer.upgrade import build_of, generation_for, recipe_for, same_recipe
+from reindexer.upgrade import build_of, generation_for, pause, recipe_for, same_recipe
 from search.errors import WrongState
 from search.generations import UNFINISHED
 
@@ -84,6 +84,17 @@ def pause_build(data: DataDirectory, build: Build, *, who: str) -> None:
     data.journal.update_build(
         build.build_id, state="paused", wanted=None, reason=f"paused by {who}"
     )
+
+
+def pause_current(data: DataDirectory, *, who: str) -> Build:
+    """The build that runs; or when none does, the newest that waits for a worker. Raises
+    WrongState."""
+    build_id = running_build(data)
+    waiting = data.journal.builds({"queued"}) if build_id is None else []
+    if not waiting:
+        return pause(data)
+    pause_build(data, waiting[0], who=who)
+    return data.journal.build_of(waiting[0].generation)
 
 
 def cancel_build(data: DataDirectory, build: Build, *, who: str) -> None:

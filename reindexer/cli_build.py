@@ -49,12 +49,17 @@ _STEPS = {
 @pass_invocation
 def pause(invocation: Invocation, as_json: bool) -> None:
     """Ask the running build to stop; it does within 2 s, and keeps its checkpoint."""
-    from reindexer.upgrade import pause as pause_build
+    from reindexer.build_requests import pause_current
+    from search.generations import local_user
 
     with invocation.open_existing() as data:
-        build = pause_build(data)
+        build = pause_current(data, who=local_user())
     if as_json:
         print_json(_build_json(build))
+        return
+    if not build.wanted:
+        say(f"Build {build.build_id} of {build.generation} waited for a worker; now it is paused.")
+        next_steps(f"reindexer resume {build.generation}")
         return
     say(f"Build {build.build_id} of {build.generation} stops now; its checkpoint is kept.")
     next_steps("reindexer resume")

@@ -203,13 +203,21 @@ def completion(shell: str) -> None:
 @click.option(
     "--insecure", is_flag=True, help="Ask nobody for an API key: whoever reaches it may write."
 )
+@click.option(
+    "--no-worker", is_flag=True, help="Leave scheduled and queued work to `reindexer worker`."
+)
 @pass_invocation
-def serve(invocation: Invocation, host: str | None, port: int | None, insecure: bool) -> None:
+def serve(
+    invocation: Invocation, host: str | None, port: int | None, insecure: bool, no_worker: bool
+) -> None:
     """Answer queries over HTTP and keep generations in step.
 
-    Takes documents too. Owns the embedded collections while it runs; other verbs find it and go
-    through it. Ends with SIGTERM or Ctrl-C, after the queries under way.
+    Takes documents too, and does the work of a worker. Owns the embedded collections while it runs;
+    other verbs find it and go through it. Ends with SIGTERM or Ctrl-C, after the queries under way;
+    a build pauses and goes on with the next start.
     """
+    if no_worker:
+        invocation.flags["run_worker"] = False
     if host is not None:
         invocation.flags["host"] = host
     if port is not None:

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from reindexer.access import access_of
+from reindexer.build_requests import pause_current
 from reindexer.jobs import JobQueue
 from reindexer.journal import BUILD_LEASE
 from reindexer.service import PROBLEMS, ReindexerService
@@ -332,3 +333,13 @@ def test_a_stream_goes_on_where_it_broke_and_ends_when_the_service_drains(
         assert int(next_event(lines)["id"]) == before + 2
         service.drain.begin()
         assert list(lines) == []
+
+
+def test_the_verb_pause_holds_back_a_build_that_waits(service: ReindexerService) -> None:
+    build_id = started(client_of(service))["build_id"]
+    data = directory_of(service)
+
+    paused = pause_current(data, who="ann")
+
+    assert (paused.build_id, paused.state, paused.reason) == (build_id, "paused", "paused by ann")
+    assert JobQueue(data.database).active() == []
