@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +94,14 @@ class Verification:
         }
 
 
-def verify_structure(corpus: Corpus, opened: OpenGeneration, *, watermark: int) -> list[Check]:
+def verify_structure(
+    corpus: Corpus, opened: OpenGeneration, *, watermark: int, sample: int = SAMPLE_DOCUMENTS
+) -> list[Check]:
     """Every check that needs no judgments. Nothing is changed.
 
     watermark: the generation's own; documents changed later are left out of the comparison, so
-    that a generation can be checked while the corpus is written to.
+    that a generation can be checked while the corpus is written to. sample: documents that are
+    encoded again.
     """
     recipe, collection = opened.generation.recipe, opened.collection
     checks = [_check_fingerprint(recipe, opened.encoder, collection)]
@@ -108,14 +111,34 @@ def verify_structure(corpus: Corpus, opened: OpenGeneration, *, watermark: int) 
     # seq that tells it apart.
     stored = look_through(collection, recipe.fingerprint)
     lexical_watermark, lexical_rows = _read_lexical(opened.lexical)
-    documents, sample = _read_corpus(corpus)
+    documents, doc_ids = _read_corpus(corpus, sample)
+    again = _encode_again(corpus, opened, doc_ids, watermark)
     checks += _check_documents(corpus, collection, documents, stored.points, watermark)
-    checks += _check_vectors(corpus, opened, stored, sample, watermark)
-    checks += _check_layout(recipe, collection)
+    checks += [_check_shape(stored, again.fresh), _check_marks(stored), _check_sample(again)]
+    checks.append(_check_filters(recipe, collection))
     checks.append(_check_index(collection))
     checks += _check_answers(collection)
     checks.append(_check_lexical(corpus, lexical_watermark, lexical_rows, documents, watermark))
     return checks
+
+
+def verify_stored(
+    corpus: Corpus,
+    collection: DenseCollection,
+    recipe: Recipe,
+    *,
+    watermark: int,
+    on_progress: Callable[[int], None] = lambda _n: None,
+) -> list[Check]:
+    """The checks that need no model: every point and every vector, and nothing is encoded."""
+    stored = look_through(collection, recipe.fingerprint, on_progress)
+    documents, _ = _read_corpus(corpus, 0)
+    return [
+        *_check_documents(corpus, collection, documents, stored.points, watermark),
+        _check_shape(stored),
+        _check_marks(stored),
+        _check_filters(recipe, collection),
+    ]
 
 
 # -- one vector space --------------------------------------------------------------------------
@@ -141,7 +164,7 @@ def _check_fingerprint(recipe: Recipe, encoder: Encoder, collection: DenseCollec
 # -- the same documents in corpus and collection -------------------------------------------------
 
 
-def _read_corpus(corpus: Corpus) -> tuple[NDArray[Any], list[str]]:
+def _read_corpus(corpus: Corpus, n_sample: int) -> tuple[NDArray[Any], list[str]]:
     """Identity of every row as fixed-size numbers, and a random sample of live doc_ids."""
     rng = random.Random(_SEED)
     sample: list[str] = []
@@ -152,9 +175,9 @@ def _read_corpus(corpus: Corpus) -> tuple[NDArray[Any], list[str]]:
         rows.append((hash64(row.doc_id), content64(row.content_hash), row.seq, row.deleted))
         if not row.deleted:
             n_live += 1
-            if len(sample) < SAMPLE_DOCUMENTS:
+            if len(sample) < n_sample:
                 sample.append(row.doc_id)
-            elif (at := rng.randrange(n_live)) < SAMPLE_DOCUMENTS:
+            elif (at := rng.randrange(n_live)) < n_sample:
                 sample[at] = row.doc_id
         if len(rows) == 50_000:
             parts.append(np.array(rows, dtype=_CORPUS))
@@ -246,48 +269,30 @@ def _names(corpus: Corpus, collection: DenseCollection, hashes: set[int]) -> str
 # -- vectors of this model and these texts -----------------------------------------------------
 
 
-def _check_vectors(
-    corpus: Corpus,
-    opened: OpenGeneration,
-    stored: StoredVectors,
-    sample: Sequence[str],
-    watermark: int,
-) -> list[Check]:
-    """Every vector against its mark, a sample against the passage encoded again."""
-    again = _encode_again(corpus, opened, sample, watermark)
-    fresh = well_formed(again.fresh)
-    misshapen = [f"{stored.misshapen.count:,} rows that are not"] if stored.misshapen.count else []
-    if not fresh.all():
-        misshapen.append("the model itself gives others")
-    far = [again.doc_ids[row] for row in np.flatnonzero(~(again.cosine >= MIN_COSINE))]
+def _check_shape(stored: StoredVectors, fresh: FloatMatrix | None = None) -> Check:
+    """fresh: (n, dim) what the model gives now, if it was asked."""
+    faults = [f"{stored.misshapen.count:,} rows that are not"] if stored.misshapen.count else []
+    if fresh is not None and not well_formed(fresh).all():
+        faults.append("the model itself gives others")
+    return Check(
+        name="vectors",
+        passed=not faults,
+        found="; ".join(faults) or "finite rows of length 1",
+        expected="finite rows of length 1",
+        detail=str(stored.misshapen),
+    )
+
+
+def _check_marks(stored: StoredVectors) -> Check:
     unfit = stored.foreign.count + stored.unmarked.count
-    return [
-        Check(
-            name="vectors",
-            passed=not misshapen,
-            found="; ".join(misshapen) or "finite rows of length 1",
-            expected="finite rows of length 1",
-            detail=str(stored.misshapen),
-        ),
-        Check(
-            name="marks",
-            passed=not unfit,
-            found=f"{stored.n - unfit:,} of {stored.n:,} vectors fit their text and model"
-            + (f", {stored.unmarked.count:,} have no mark" if stored.unmarked.count else ""),
-            expected="all of them",
-            detail=str(stored.foreign) or str(stored.unmarked),
-        ),
-        Check(
-            name="sample",
-            passed=not far and not again.other_texts,
-            found=f"lowest cosine {again.cosine.min():.4f} over {len(again.cosine)} passages "
-            "encoded again"
-            if len(again.cosine)
-            else "no documents",
-            expected=f"at least {MIN_COSINE} each, made from the same text",
-            detail=such_as(len(far) + len(again.other_texts), [*far, *again.other_texts]),
-        ),
-    ]
+    return Check(
+        name="marks",
+        passed=not unfit,
+        found=f"{stored.n - unfit:,} of {stored.n:,} vectors fit their text and model"
+        + (f", {stored.unmarked.count:,} have no mark" if stored.unmarked.count else ""),
+        expected="all of them",
+        detail=str(stored.foreign) or str(stored.unmarked),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,6 +301,21 @@ class _EncodedAgain:
     fresh: FloatMatrix  # (n, dim)
     cosine: NDArray[np.float32]  # (n,) with what is stored
     other_texts: list[str]  # doc_ids of passages that were made from another text
+
+
+def _check_sample(again: _EncodedAgain) -> Check:
+    far = [again.doc_ids[row] for row in np.flatnonzero(~(again.cosine >= MIN_COSINE))]
+    differ = [*far, *again.other_texts]
+    return Check(
+        name="sample",
+        passed=not differ,
+        found=f"lowest cosine {again.cosine.min():.4f} over {len(again.cosine)} passages "
+        "encoded again"
+        if len(again.cosine)
+        else "no documents",
+        expected=f"at least {MIN_COSINE} each, made from the same text",
+        detail=such_as(len(differ), differ),
+    )
 
 
 def _encode_again(
@@ -339,23 +359,21 @@ def _normalized(vectors: FloatMatrix) -> FloatMatrix:
 # -- quick and right answers ---------------------------------------------------------------------
 
 
-def _check_layout(recipe: Recipe, collection: DenseCollection) -> list[Check]:
+def _check_filters(recipe: Recipe, collection: DenseCollection) -> Check:
     layout = collection.layout()
     needed = indexed_paths(recipe.filter_fields)
     lost = sorted(needed - layout.indexed_paths) if layout.indexed_paths is not None else []
-    return [
-        Check(
-            name="filters",
-            passed=not lost,
-            found=f"no payload index for {', '.join(lost)}"
-            if lost
-            else "the store keeps no payload indexes"
-            if layout.indexed_paths is None
-            else f"{len(needed)} payload indexes",
-            expected=f"an index for each of {', '.join(sorted(needed))}",
-            detail="filters and replay would read every payload" if lost else "",
-        )
-    ]
+    return Check(
+        name="filters",
+        passed=not lost,
+        found=f"no payload index for {', '.join(lost)}"
+        if lost
+        else "the store keeps no payload indexes"
+        if layout.indexed_paths is None
+        else f"{len(needed)} payload indexes",
+        expected=f"an index for each of {', '.join(sorted(needed))}",
+        detail="filters and replay would read every payload" if lost else "",
+    )
 
 
 def _check_index(collection: DenseCollection) -> Check:
