@@ -86,6 +86,14 @@ def target(tmp_path: Path) -> Iterator[WordDirectory]:
         yield target
 
 
+def occupy(directory: WordDirectory) -> None:
+    """Another corpus of 30 documents, with a live generation and a saved lexical index."""
+    directory.put_many(f"other{number}" for number in range(29))
+    directory.go_live(directory.build("word@7"))
+    directory.put("other", "a horse of another corpus")
+    sync(directory)
+
+
 def sync(directory: WordDirectory) -> int:
     """Replay to the head; how many passages were encoded."""
     with directory.journal.lease(SYNC_LEASE) as lease:
@@ -280,9 +288,7 @@ def test_a_damaged_backup_is_refused_and_nothing_is_changed(
 def test_a_target_that_is_not_empty_is_refused_unless_it_may_be_replaced(
     origin: WordDirectory, kept: str, target: WordDirectory
 ) -> None:
-    target.put_many(f"other{number}" for number in range(30))
-    target.go_live(target.build("word@7"))
-    sync(target)
+    occupy(target)
     with pytest.raises(TargetNotEmpty, match="30 documents and 1 generations"):
         restore(target, kept)
     old = target.store.names()
@@ -298,9 +304,7 @@ def test_a_target_that_is_not_empty_is_refused_unless_it_may_be_replaced(
 def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
     origin: WordDirectory, kept: str, target: WordDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target.put_many(f"other{number}" for number in range(30))
-    target.go_live(target.build("word@7"))
-    sync(target)
+    occupy(target)
     before, said = state(target), answers(target)
     with monkeypatch.context() as patch:
         patch.setattr("reindexer.restore.continue_numbers", _fail)
