@@ -39,7 +39,7 @@ from search.recipe import Recipe, SplitterRecipe
 from training.tokenizer import TokenizedTexts
 
 PASSAGE_S = 0.004  # what the model would take
-DIM = 64
+DIM = 384
 CHUNK_DOCS = 50
 AT_LEAST = 3.6  # of four actors
 
@@ -47,7 +47,7 @@ AT_LEAST = 3.6  # of four actors
 class SleepingEncoder:
     """Takes its time and no core."""
 
-    dim, max_tokens, fingerprint, workers = DIM, 128, "0" * 64, 1
+    dim, max_tokens, fingerprint, workers, device = DIM, 128, "0" * 64, 1, "cpu"
 
     def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
         return TokenizedTexts.of([[1, *range(len(text.split()))] for text in texts])

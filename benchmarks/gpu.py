@@ -221,7 +221,7 @@ def _build(
 
 
 class _Watch:
-    """The share of the time that the GPU was at work, as nvidia-smi tells it five times a second."""
+    """The share of the time that the GPU was at work, by nvidia-smi, five times a second."""
 
     def __enter__(self) -> _Watch:
         self._process: subprocess.Popen[str] | None = None
