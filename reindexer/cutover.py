@@ -229,6 +229,7 @@ def _swap_when_caught_up(
         lease.check()
         if not data.catalog.serving() and data.corpus.lag(data.catalog.get(target).watermark):
             _catch_up_here(data, target)
+        _wait_until_prepared(data, target, deadline, on_wait)  # others may have started meanwhile
         try:
             data.catalog.cut_over(
                 target,

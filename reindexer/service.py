@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 LEXICAL_SAVE_S = 30.0  # at the most so much is applied again after a kill
 RETRY_S = 1.0
+OPEN_S = 120.0  # what is live may take so long to open before the service answers without it
 
 # Of errors that `search` does not know: what the API answers to them.
 PROBLEMS: Mapping[type[Exception], tuple[int, str]] = {
@@ -175,10 +176,7 @@ class ReindexerService:
         address = ServiceAddress(url=self.url, token=self.token, process=process_name())
         try:
             address.write(self._data.path)
-            live = self._data.catalog.live()
-            if live is not None:
-                self.manager.wait_until_open(live.name, timeout_s=120.0)
-                self.manager.follow()
+            self.manager.wait_until_live(OPEN_S)
             for thread in threads:
                 thread.start()
             if self._worker is not None:

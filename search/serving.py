@@ -175,6 +175,18 @@ class SearcherManager:
             time.sleep(FOLLOW_S)
         return False
 
+    def wait_until_live(self, timeout_s: float) -> bool:
+        """Until this process answers from what is live now, which may change while it is loaded.
+        True at once when nothing is live."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.follow()
+            live = self._catalog.pointers().live
+            if live is None or (self._current is not None and self._current.name == live):
+                return True
+            time.sleep(FOLLOW_S)
+        return False
+
     def close(self) -> None:
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._collect()
