@@ -23,9 +23,10 @@ fix:
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .
 
-# Write docs/cli.md anew from the commands.
+# Write docs/cli.md anew from the commands, and deploy/env.example from the settings.
 docs:
     {{python}} -m tests.unit.test_cli_docs
+    {{python}} -m tests.unit.test_deploy
 
 # Run the benchmarks; each prints a ratio against a baseline of the same run.
 bench:
