@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -65,8 +64,7 @@ class Member:
 
     def break_model(self, model: str) -> Path:
         """Take the weights of a model version away from this process alone; where they are now."""
-        name, _, number = model.partition("@")
-        weights = next((self.data_dir / "models" / name / number).rglob("*.safetensors"))
+        weights = self.data_dir / "models" / model / "model.safetensors"
         return weights.rename(weights.with_suffix(".away"))
 
     def kill(self) -> None:
@@ -92,11 +90,7 @@ class Fleet:
 
     def close(self) -> None:
         for member in self.members:
-            with contextlib.suppress(ProcessLookupError):
-                member.process.send_signal(signal.SIGCONT)  # a frozen one cannot end
-            member.process.terminate()
-        for member in self.members:
-            member.process.wait(60)
+            member.kill()
         live = self.data.catalog.live()
         store = self.data.store
         if live is not None and "QDRANT_URL" in os.environ:

@@ -75,8 +75,8 @@ class Supervised:
     ) -> None:
         self._stopping.set()
         self._thread.join()
-        for process in self._processes.values():
-            process.terminate()
+        self._processes["serve"].kill()  # what it leaves is as good as after a drain
+        self._processes["worker"].terminate()  # it may have children
         for process in self._processes.values():
             process.wait(60)
         self._data.close()
