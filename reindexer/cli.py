@@ -61,7 +61,7 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
 SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Begin": {
         "demo": "cli_service",
-        "doctor": "cli_service",
+        "doctor": "cli_doctor",
         "selftest": "cli_selftest",
         "settings": "cli_service",
         "completion": "cli_service",

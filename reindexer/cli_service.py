@@ -1,4 +1,4 @@
-"""Verbs around the work: demo, doctor, settings, completion, serve."""
+"""Verbs around the work: demo, settings, completion, serve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import click
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation
 from reindexer.progress import Progress
 from reindexer.terminal import (
-    count,
     duration,
     next_steps,
     note,
@@ -102,42 +101,6 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
         f"{here} status",
         f"{here} serve",
     )
-
-
-# -- doctor ---------------------------------------------------------------------------------------
-
-
-@click.command(
-    cls=Verb,
-    examples=["reindexer doctor", "reindexer doctor --json"],
-    json_fields='{"healthy", "findings": [{"name", "state": "ok|warning|problem", "found", '
-    '"advice"}]}; exit code 1 when there is a problem',
-)
-@json_option
-@pass_invocation
-def doctor(invocation: Invocation, as_json: bool) -> None:
-    """Look at everything and say what to do; changes nothing."""
-    from reindexer.doctor import diagnose
-
-    with Progress("doctor", quiet=invocation.quiet) as progress:
-        findings = diagnose(invocation.settings, on_step=lambda step: progress.update(state=step))
-    problems = [finding for finding in findings if finding.state == "problem"]
-    if as_json:
-        print_json(
-            {"healthy": not problems, "findings": [finding.to_json() for finding in findings]}
-        )
-    else:
-        colours = {"ok": "green", "warning": "yellow", "problem": "red"}
-        for finding in findings:
-            mark = click.style(finding.state.ljust(8), fg=colours[finding.state])
-            indent = " " * 9
-            say(f"{mark} {finding.name}: {finding.found}")
-            if finding.advice:
-                say(wrapped(finding.advice, first=indent, rest=indent))
-        say()
-        say(f"{count(len(problems), 'problem')}." if problems else "No problem found.")
-    if problems:
-        sys.exit(1)
 
 
 # -- settings and completion ----------------------------------------------------------------------

@@ -5,59 +5,39 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 
 from reindexer.data_directory import DataDirectory
+from reindexer.doctor_clock import look_at_clock
+from reindexer.doctor_collections import look_at_store
+from reindexer.doctor_files import look_at_disk, look_at_lexical
 from reindexer.errors import ReindexerError
+from reindexer.findings import Finding
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
-from reindexer.live import RunningService
 from reindexer.service_address import SERVICE_FILE, ServiceAddress
 from reindexer.settings import Settings
 from search.database import SCHEMA_REVISION, Database
-from search.errors import (
-    CollectionMissing,
-    DatabaseError,
-    SearchError,
-    StoreError,
-    StoreLocked,
-)
-from search.generations import Generation
+from search.errors import DatabaseError, SearchError
 from search.processes import describe_process
 from training.errors import TrainingError
 
-FREE_DISK_BYTES = 2_000_000_000  # less than this is worth a warning
+MIN_SQLITE = (3, 35)  # RETURNING
 ENGINES = ("torch", "sentence-transformers", "qdrant-edge-py", "qdrant-client", "bm25s")
-
-State = Literal["ok", "warning", "problem"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        return {
-            "name": self.name,
-            "state": self.state,
-            "found": self.found,
-            "advice": self.advice,
-        }
 
 
 def diagnose(
-    settings: Settings, *, on_step: Callable[[str], None] = lambda _step: None
+    settings: Settings,
+    *,
+    deep: bool = False,
+    on_step: Callable[[str], None] = lambda _step: None,
 ) -> list[Finding]:
-    """Everything there is to say about this installation, in the order it builds on itself."""
+    """Everything there is to say about this installation, in the order it builds on itself.
+
+    deep: look through any number of vectors, and encode a sample of them again.
+    """
     on_step("versions and hardware")
-    findings = [_versions(), _device(settings), _disk(settings)]
+    findings = [_versions(), _device(settings), look_at_disk(settings)]
     on_step("database")
     database, is_usable = _database(settings)
     findings.append(database)
@@ -65,11 +45,13 @@ def diagnose(
         return findings
     data = DataDirectory(settings)
     try:
+        findings.append(look_at_clock(data))
         on_step("models")
         findings += _models(data)
         on_step("collections")
-        findings += _generations(data)
-        findings += _foreign_collections(data)
+        findings += look_at_store(data, deep=deep, on_step=on_step)
+        on_step("lexical indexes")
+        findings += look_at_lexical(data)
         findings += [_service(data), _leases(data)]
     except (SearchError, ReindexerError, TrainingError, OSError) as error:
         findings.append(
@@ -78,6 +60,23 @@ def diagnose(
     finally:
         data.close()
     return findings
+
+
+def repair(settings: Settings, findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    """Put right what can be put right without a loss; (name, what was done) of each.
+
+    A running service may keep one of them from it, which is then said.
+    """
+    done: list[tuple[str, str]] = []
+    with DataDirectory(settings) as data:
+        for finding in findings:
+            if finding.fix is None:
+                continue
+            try:
+                done.append((finding.name, finding.fix(data)))
+            except (SearchError, ReindexerError, OSError) as error:
+                done.append((finding.name, f"not done: {error}"))
+    return done
 
 
 # -- the machine ----------------------------------------------------------------------------------
@@ -119,23 +118,6 @@ def _device(settings: Settings) -> Finding:
     )
 
 
-def _disk(settings: Settings) -> Finding:
-    place = settings.data_dir.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    writable = os.access(place, os.W_OK)
-    state: State = "ok"
-    advice = ""
-    if not writable:
-        state, advice = "problem", f"{place} cannot be written to; check its permissions"
-    elif free < FREE_DISK_BYTES:
-        state, advice = "warning", "a build needs room for a second copy; `reindexer plan MODEL`"
-    return Finding(
-        name="disk", state=state, found=f"{free / 1e9:,.1f} GB free at {place}", advice=advice
-    )
-
-
 # -- the database ---------------------------------------------------------------------------------
 
 
@@ -148,6 +130,13 @@ def _database(settings: Settings) -> tuple[Finding, bool]:
             state="ok",
             found=f"nothing in {settings.data_dir} yet",
             advice="begin with `reindexer ingest SOURCE` or `reindexer demo`",
+        ), False
+    if settings.sql_url.startswith("sqlite") and sqlite3.sqlite_version_info < MIN_SQLITE:
+        return Finding(
+            name="database",
+            state="problem",
+            found=f"SQLite {sqlite3.sqlite_version}, {'.'.join(map(str, MIN_SQLITE))} is needed",
+            advice="run it with a Python that brings a newer SQLite, or use a PostgreSQL",
         ), False
     try:
         database = Database(settings.sql_url)
@@ -199,88 +188,6 @@ def _models(data: DataDirectory) -> Iterator[Finding]:
             )
     healthy = len(present)
     yield Finding(name="models", state="ok", found=f"{healthy} registered, {len(needed)} in use")
-
-
-# -- generations ----------------------------------------------------------------------------------
-
-
-def _generations(data: DataDirectory) -> Iterator[Finding]:
-    try:
-        names = set(data.store.names())
-    except StoreError as error:
-        yield Finding(
-            name="store",
-            state="problem",
-            found=str(error),
-            advice="check store.url in `reindexer settings`, and that the server runs",
-        )
-        return
-    yield Finding(
-        name="store",
-        state="ok",
-        found=f"{data.settings.store_kind}, {len(names)} collections",
-    )
-    service = RunningService.find(data)
-    open_there: set[str] = set()
-    if service is not None:
-        with service:
-            try:
-                open_there = set(service.info().get("open", ()))
-            except ReindexerError as error:
-                yield Finding(
-                    name="service", state="problem", found=str(error), advice="start it again"
-                )
-    for generation in data.catalog.all():
-        if generation.state not in ("retired", "failed"):
-            yield _generation(data, generation, generation.name in open_there)
-
-
-def _generation(data: DataDirectory, generation: Generation, is_open: bool) -> Finding:
-    name = f"generation {generation.name}"
-    lag_docs = data.corpus.lag(generation.watermark)
-    about = f"{generation.state}, {lag_docs:,} changes behind"
-    rebuild = f"build it again: `reindexer upgrade {generation.recipe.model}`"
-    if not is_open:
-        try:
-            data.store.open(
-                generation.collection, generation.recipe.fingerprint, wait_s=0.0
-            ).close()
-        except StoreLocked:
-            about += ", open in another process"
-        except CollectionMissing as error:
-            if generation.state == "building" and not generation.watermark:
-                return Finding(name=name, state="ok", found=f"{about}, nothing written yet")
-            return Finding(name=name, state="problem", found=str(error), advice=rebuild)
-        except (StoreError, SearchError) as error:
-            return Finding(name=name, state="problem", found=str(error), advice=rebuild)
-    kept_in_step = generation.state in ("live", "standby")
-    if kept_in_step and lag_docs > data.settings.max_lag_docs and not is_open:
-        return Finding(name=name, state="warning", found=about, advice="run `reindexer sync`")
-    return Finding(name=name, state="ok", found=about)
-
-
-def _foreign_collections(data: DataDirectory) -> Iterator[Finding]:
-    """Vectors that no generation owns. On a shared server they may be somebody else's."""
-    try:
-        names = set(data.store.names())
-    except StoreError:
-        return  # said before
-    pruned = {generation.collection for generation in data.catalog.all({"pruned"})}
-    owned = {generation.collection for generation in data.catalog.all()}
-    if leftover := sorted(names & pruned):
-        yield Finding(
-            name="collections",
-            state="warning",
-            found=f"{', '.join(leftover)}: of generations that are pruned",
-            advice="`reindexer prune` finishes what was interrupted",
-        )
-    if not data.store.shared and (foreign := sorted(names - owned - pruned)):
-        yield Finding(
-            name="collections",
-            state="warning",
-            found=f"{', '.join(foreign)}: belong to no generation of this catalog",
-            advice="nothing here reads or drops them; move them away if nobody needs them",
-        )
 
 
 # -- processes ------------------------------------------------------------------------------------
