@@ -204,7 +204,7 @@ class LexicalIndex:
 
     @cached_property
     def _analyzer(self) -> Analyzer:
-        return Analyzer(self._recipe, _stop_words(self._recipe))
+        return Analyzer(self._recipe, stop_words(self._recipe))
 
     def close(self) -> None:
         """Let go of the arrays, without saving. Searches under way still finish."""
@@ -360,7 +360,7 @@ def _bm25s() -> Any:
     return bm25s
 
 
-def _stop_words(recipe: AnalyzerRecipe) -> Sequence[str]:
+def stop_words(recipe: AnalyzerRecipe) -> Sequence[str]:
     """bm25s' list for the language. Where it has none, a low idf does most of the same."""
     if recipe.language == "none" or not recipe.stop_words:
         return ()
