@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
-from reindexer.plan import INDEX_S_PER_PASSAGE, POINT_BYTES
+from reindexer.headroom import POINT_BYTES
+from reindexer.plan import INDEX_S_PER_PASSAGE
 from reindexer.settings import Settings
 
 GB = 1e9

@@ -112,6 +112,9 @@ def upgrade(
 @judgment_options
 @fanout_options
 @click.option("--detach", is_flag=True, help="Go on in the background; output goes to a log file.")
+@click.option(
+    "--override", metavar="REASON", help="Build although a gate refuses; this is recorded."
+)
 @json_option
 @pass_invocation
 def build(
@@ -120,6 +123,7 @@ def build(
     eval_dir: Path | None,
     split: str,
     detach: bool,
+    override: str | None,
     as_json: bool,
 ) -> None:
     """Build and verify a generation; what is live stays live.
@@ -130,10 +134,11 @@ def build(
     if detach:
         arguments = ["build", model, "--split", split]
         arguments += ["--eval", str(evaluation.directory)] if evaluation is not None else []
+        arguments += ["--override", override] if override is not None else []
         _detach(invocation, arguments, as_json=as_json)
         return
     _run_upgrade(
-        invocation, model, evaluation, cut_over_after=False, override=None, as_json=as_json
+        invocation, model, evaluation, cut_over_after=False, override=override, as_json=as_json
     )
 
 

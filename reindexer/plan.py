@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reindexer.data_directory import DataDirectory
+from reindexer.headroom import HEADROOM, disk_bytes
 from reindexer.journal import BUILD_LEASE
 from reindexer.upgrade import Evaluation, recipe_for, same_recipe
 from search.documents import Document
@@ -34,8 +35,6 @@ SAMPLE_PLACES = 16  # in the log; the sample is cut from so many stretches of it
 FIRST_DOCUMENTS = 16  # encoded to warm up and to see how many more can be afforded
 ENCODE_S = 4.0  # time for the measured part
 INDEX_S_PER_PASSAGE = 0.0008  # HNSW with m=16, 384 dimensions, one core; measured
-POINT_BYTES = 600  # payload and id of one passage on disk; measured
-FREE_SHARE = 0.9  # of the free disk that a build may take before the plan warns
 _SEED = 20_080_729
 
 
@@ -111,7 +110,7 @@ def plan_upgrade(
         sample = _sample(data)
         measured = _measure(encoder, recipe, sample)
         passages = round(measured.passages_per_doc * documents)
-        disk_bytes = 0 if is_done else _disk_bytes(passages, recipe)
+        needed_bytes = 0 if is_done else disk_bytes(passages, recipe)
         plan = Plan(
             model=str(version) if registered else model,
             registered=registered,
@@ -122,7 +121,7 @@ def plan_upgrade(
             strategy="none" if is_done else "encode",
             docs_per_s=round(measured.docs_per_s, 1),
             estimated_s=round(_estimated_s(measured, left, passages, recipe.dim), 1),
-            disk_bytes=disk_bytes,
+            disk_bytes=needed_bytes,
             free_disk_bytes=data.free_disk_bytes(),
             memory_bytes=_peak_memory_bytes() + passages * recipe.dim * 4,
             dim=recipe.dim,
@@ -250,11 +249,6 @@ def _index_s(passages: int, dim: int) -> float:
     return passages * INDEX_S_PER_PASSAGE * max(dim, 64) / 384
 
 
-def _disk_bytes(passages: int, recipe: Recipe) -> int:
-    links = 2 * recipe.hnsw_m * 4
-    return passages * (recipe.dim * 4 + links + POINT_BYTES)
-
-
 def _peak_memory_bytes() -> int:
     """Of this process, which has loaded and used the model by now."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -267,10 +261,11 @@ def _with_warnings(
     warnings = []
     if not plan.documents:
         warnings.append("the corpus is empty; bring documents in first: reindexer ingest SOURCE")
-    if plan.disk_bytes > FREE_SHARE * plan.free_disk_bytes:
+    if HEADROOM * plan.disk_bytes > plan.free_disk_bytes and not data.store.shared:
         warnings.append(
-            f"the new generation takes about {plan.disk_bytes / 1e9:.1f} GB and "
-            f"{plan.free_disk_bytes / 1e9:.1f} GB are free"
+            f"the new generation takes about {plan.disk_bytes / 1e9:.1f} GB, {HEADROOM:g} times "
+            f"that while it is built, and {plan.free_disk_bytes / 1e9:.1f} GB are free; the build "
+            "would be refused"
         )
     if live is not None and (lag_docs := data.corpus.lag(live.watermark)):
         warnings.append(f"{live.name} is {lag_docs:,} changes behind; run reindexer sync")

@@ -19,6 +19,7 @@ from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
 from reindexer.cutover import check_trained_better, cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
+from reindexer.headroom import check_headroom
 from reindexer.journal import BUILD_LEASE, Build, BuildState, Lease
 from search.dense import FieldType, field_types
 from search.documents import Change
@@ -87,8 +88,8 @@ def upgrade(
     again; when the live generation already has this recipe nothing happens.
 
     Raises LeaseHeld (another build is running), GateRefused (also for a version that was refused
-    when it was trained, unless override says why), CutOverRefused, BuildFailed,
-    ModelNotFound, ModelDamaged.
+    when it was trained, or when the disk is too small, unless override says why), CutOverRefused,
+    BuildFailed, ModelNotFound, ModelDamaged.
     """
     version = find_model(data, model)
     recipe = recipe_for(data, version)
@@ -108,6 +109,7 @@ def upgrade(
         check_trained_better(data, str(version), override)  # before hours of encoding
     with data.journal.lease(BUILD_LEASE) as lease:
         generation = generation_for(data, recipe)
+        check_headroom(data, generation, override)
         try:
             build = run_build(
                 data, generation, lease, evaluation=evaluation, on_progress=on_progress
