@@ -48,7 +48,10 @@ _STEPS = {
 @json_option
 @pass_invocation
 def pause(invocation: Invocation, as_json: bool) -> None:
-    """Ask the running build to stop; it does within 2 s, and keeps its checkpoint."""
+    """Ask the running build to stop and keep its checkpoint.
+
+    It does within 2 s. When none runs, the newest that waits for a worker does not begin.
+    """
     from reindexer.build_requests import pause_current
     from search.generations import local_user
 

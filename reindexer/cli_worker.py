@@ -194,7 +194,10 @@ def set_schedule(
 @json_option
 @pass_invocation
 def remove_schedule(invocation: Invocation, name: str, as_json: bool) -> None:
-    """Forget a schedule. One of the defaults is switched off; `set` switches it on again."""
+    """Forget a schedule.
+
+    One of the defaults is switched off instead, and stays off; `schedule set` switches it on again.
+    """
     from reindexer.schedule import Schedules
 
     with invocation.open_existing() as data:
@@ -234,7 +237,14 @@ def run_schedule(invocation: Invocation, name: str, as_json: bool) -> None:
     examples=["reindexer schedule jobs", "reindexer schedule jobs --limit 100 --json"],
     json_fields=f"a list, newest first, of {_JOB}",
 )
-@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, metavar="N")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1_000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="How many, the newest.",
+)
 @json_option
 @pass_invocation
 def list_jobs(invocation: Invocation, limit: int, as_json: bool) -> None:

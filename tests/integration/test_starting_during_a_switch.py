@@ -74,23 +74,25 @@ def test_what_went_live_while_it_loaded_is_what_it_begins_with(
 def test_a_switch_waits_for_a_process_that_started_after_it_was_asked_for(
     directory: WordDirectory, starting: SlowStart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes up when all the others have prepared, and the target has to catch up yet."""
+    """It comes up when all the others have prepared, and before the switch is made."""
     directory.put("late", "written after the build")
     lag_before = directory.corpus.lag
+    has_joined = threading.Event()
     waiting: list[str] = []
 
     def lag(watermark: int) -> int:
-        starting.manager.follow()  # it comes up in this very moment
+        if not has_joined.is_set():
+            starting.manager.follow()  # its first heartbeat
+            has_joined.set()
         return lag_before(watermark)
 
     def told(message: str) -> None:
         waiting.append(message)
         starting.may_go_on.set()
-        for _ in range(3):
-            starting.manager.follow()
 
     monkeypatch.setattr(directory.corpus, "lag", lag)
     switch = in_background(lambda: cut_over(directory, "docs@2", on_wait=told))
+    assert has_joined.wait(WAIT_S)
     while switch.is_alive():
         starting.manager.follow()
         switch.join(0.02)
