@@ -326,9 +326,14 @@ def unfinished(directory: WordDirectory, *, quiet_s: float) -> str:
     name = directory.record("word@1").name
     build = directory.journal.record_build(name, start_head=0, docs_total=0)
     directory.journal.start_run(build)
-    with directory.database.write() as connection:
-        connection.execute(sa.update(tables.builds).values(updated_at=time.time() - quiet_s))
+    be_quiet(directory, quiet_s)
     return name
+
+
+def be_quiet(directory: WordDirectory, seconds: float) -> None:
+    """Nothing was heard of any build for so long."""
+    with directory.database.write() as connection:
+        connection.execute(sa.update(tables.builds).values(updated_at=time.time() - seconds))
 
 
 def test_a_build_whose_process_was_killed_is_gone_on_with(
@@ -348,12 +353,12 @@ def test_a_build_whose_process_was_killed_is_gone_on_with(
 def test_a_build_that_a_person_stopped_or_that_somebody_does_is_left_alone(
     directory: WordDirectory, start: Callable[..., Worker], why: str
 ) -> None:
-    name = unfinished(directory, quiet_s=0 if why == "fresh" else 60)
-    build = directory.journal.build_of(name)
+    build = directory.journal.build_of(unfinished(directory, quiet_s=0))
     if why == "paused":
         pause_build(directory, build, who="ann")
     elif why == "cancelled":
         directory.journal.update_build(build.build_id, state="cancelled")
+    be_quiet(directory, 0 if why == "fresh" else 60)
     lease = directory.journal.lease(BUILD_LEASE) if why == "held" else None
     worker = start()
 
