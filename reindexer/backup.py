@@ -9,21 +9,15 @@ replay that follows a restore brings both together, as it does every day.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import logging
 import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import orjson
 
 from reindexer.backup_folder import (
     Backup,
@@ -36,21 +30,21 @@ from reindexer.backup_folder import (
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import ReindexerError
 from reindexer.live import points_of
+from reindexer.point_spool import PointSpool
 from search.database import SCHEMA_REVISION
 from search.dense import FloatMatrix, Point
 from search.errors import StoreLocked
 from search.generations import Generation
 from search.lexical_files import read_manifest
-from search.stored_points import PointDigest, from_frames, to_frame
-from search.table_rows import DOCUMENTS_A_PART, Row, read_parts, table_names
+from search.stored_points import PointDigest
+from search.stored_rows import CorpusDigest, rows_to_bytes
+from search.table_rows import read_parts, table_names
 
 log = logging.getLogger(__name__)
 
 BACKUP_LEASE = "backup"
 ANSWERING = frozenset({"live", "standby", "ready"})  # worth more than building them again
 ATTEMPTS = 5  # for a generation that went live in the middle of a backup
-SPOOL_POINTS = 20_000  # in memory at a time
-COMPRESSION = 1  # of gzip: the disk is slower than this, and than nothing above it
 
 OnStep = Callable[[str], None]
 
@@ -158,7 +152,7 @@ def _keep_points(
         tempfile.TemporaryDirectory(prefix=".backup-", dir=data.path) as spool,
         _points_of(data, generation) as pages,
     ):
-        spooled = _Spool(Path(spool))
+        spooled = PointSpool(Path(spool))
         for points, vectors in pages:
             digest.add(points)
             spooled.add(points, vectors)
@@ -169,50 +163,6 @@ def _keep_points(
     return StoredCollection(
         watermark=watermark, n_points=digest.n_points, digest=digest.value, files=tuple(files)
     )
-
-
-class _Spool:
-    """Points on disk by the part they belong to: a store gives them in an order of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._waiting: dict[int, list[tuple[Point, FloatMatrix]]] = defaultdict(list)
-        self._n_waiting = 0
-
-    def add(self, points: Sequence[Point], vectors: FloatMatrix) -> None:
-        for row, point in enumerate(points):
-            self._waiting[point.seq // DOCUMENTS_A_PART].append((point, vectors[row : row + 1]))
-        self._n_waiting += len(points)
-        if self._n_waiting >= SPOOL_POINTS:
-            self._write()
-
-    def parts(self) -> Iterator[tuple[int, bytes]]:
-        """Each part with its number, its points in one order whatever order they came in."""
-        self._write()
-        for file in sorted(self._folder.iterdir()):
-            points: list[Point] = []
-            rows: list[FloatMatrix] = []
-            for some, vectors in from_frames([file.read_bytes()]):
-                points += some
-                rows.append(vectors)
-            file.unlink()
-            order = sorted(
-                range(len(points)), key=lambda at: (points[at].doc_id, points[at].number)
-            )
-            yield (
-                int(file.name),
-                to_frame([points[at] for at in order], np.concatenate(rows)[order]),
-            )
-
-    def _write(self) -> None:
-        for part, found in self._waiting.items():
-            frame = to_frame(
-                [point for point, _ in found], np.concatenate([vector for _, vector in found])
-            )
-            with (self._folder / f"{part:012d}").open("ab") as file:
-                file.write(frame)
-        self._waiting.clear()
-        self._n_waiting = 0
 
 
 @contextlib.contextmanager
@@ -311,37 +261,6 @@ def _keep_database(
             sorted(file.name for file in (data.registry.root / ".removed").glob("*"))
         ),
     )
-
-
-class CorpusDigest:
-    """SHA-256 over which state of each document the corpus has, in the order of their seqs."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def add(self, columns: Sequence[str], rows: Sequence[Row]) -> int:
-        """How many of the rows are documents that are there."""
-        at = [columns.index(name) for name in ("doc_id", "seq", "content_hash", "deleted")]
-        n_there = 0
-        for row in rows:
-            doc_id, seq, content_hash, deleted = (row[column] for column in at)
-            self._sha256.update(f"{doc_id}\0{seq}\0{content_hash}\0{bool(deleted)}\n".encode())
-            n_there += not deleted
-        return n_there
-
-    @property
-    def value(self) -> str:
-        return self._sha256.hexdigest()
-
-
-def rows_to_bytes(rows: Sequence[Row]) -> bytes:
-    """One JSON list a line, deflated; the same rows give the same bytes."""
-    lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-    return gzip.compress(lines, COMPRESSION, mtime=0)
-
-
-def rows_from_bytes(raw: bytes) -> list[Row]:
-    return [orjson.loads(line) for line in gzip.decompress(raw).splitlines()]
 
 
 def clear_leftovers(data: DataDirectory) -> None:

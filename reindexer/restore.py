@@ -17,42 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
-from reindexer.backup import (
-    BACKUP_LEASE,
-    CorpusDigest,
-    clear_leftovers,
-    describe,
-    rows_from_bytes,
-)
+from reindexer.backup import BACKUP_LEASE, clear_leftovers, describe
 from reindexer.backup_folder import Backup, BackupFolder, StoredCollection, StoredFile, digest_of
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BackupDamaged, LeaseHeld, ReindexerError, TargetNotEmpty
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
 from reindexer.restore_plan import RestorePlan
+from reindexer.restore_rows import FetchedObjects, replace_rows, rows_of_backup
 from reindexer.service_address import ServiceAddress
 from reindexer.sync import repair_alias
-from search import database as tables
-from search.database import SCHEMA_REVISION, Database, sqlite_url
+from search.database import SCHEMA_REVISION
 from search.dense import DenseCollection
 from search.errors import DatabaseTooNew
 from search.lexical_files import remove_files, writing
 from search.processes import describe_process
 from search.stored_points import PointDigest, from_frames
-from search.table_rows import (
-    Row,
-    continue_numbers,
-    empty_tables,
-    read_parts,
-    table_names,
-    write_rows,
-)
 
 OnStep = Callable[[str], None]
 _LEASES = (BACKUP_LEASE, SYNC_LEASE, BUILD_LEASE, CUT_OVER_LEASE)
 _MADE = "collections"  # file with the names of the collections that a restore fills
-RowsOf = Callable[[str], tuple[Sequence[str], Iterator[Sequence[Row]]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +100,7 @@ def restore(
         _clear(data)
         _check_space(data, backup)
         with tempfile.TemporaryDirectory(prefix=".restore-", dir=data.path) as staging:
-            fetched = _Fetched(Path(staging))
+            fetched = FetchedObjects(Path(staging))
             for file in _fetching(backup, on_step, "fetching"):
                 folder.fetch(file, fetched.path(file))
             to_encode = _switch(data, backup, fetched, collections=collections, on_step=on_step)
@@ -197,19 +180,6 @@ def _made_by(staging: Path) -> list[str]:
     return []
 
 
-class _Fetched:
-    """Objects that were fetched and checked, by their contents."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, file: StoredFile) -> Path:
-        return self.folder / file.sha256
-
-    def read(self, file: StoredFile) -> bytes:
-        return self.path(file).read_bytes()
-
-
 def _fetching(backup: Backup, on_step: OnStep, doing: str) -> Iterator[StoredFile]:
     """Every object once."""
     files = list({file.sha256: file for file in backup.files()}.values())
@@ -224,7 +194,7 @@ def _fetching(backup: Backup, on_step: OnStep, doing: str) -> Iterator[StoredFil
 def _switch(
     data: DataDirectory,
     backup: Backup,
-    fetched: _Fetched,
+    fetched: FetchedObjects,
     *,
     collections: bool,
     on_step: OnStep,
@@ -238,7 +208,7 @@ def _switch(
         (data.registry.root / ".removed").mkdir(parents=True, exist_ok=True)
         (data.registry.root / ".removed" / removed).touch()
     before = {generation.collection for generation in data.catalog.all()}
-    with _rows_of(backup, fetched) as rows_of:
+    with rows_of_backup(backup, fetched) as rows_of:
         columns, parts = rows_of("generations")
         plan = RestorePlan(
             columns, [row for rows in parts for row in rows], backup, collections=collections
@@ -252,7 +222,7 @@ def _switch(
         for lexical in (data.path / "lexical").glob("*"):
             remove_files(lexical)  # it is of another corpus in a moment
         on_step("restoring the database")
-        _replace_rows(data, backup, rows_of, plan)
+        replace_rows(data, backup, rows_of, plan)
     for analyzer, files in backup.lexical.items():
         _put_lexical(data.path / "lexical" / analyzer, files, fetched)
     repair_alias(data)
@@ -262,7 +232,7 @@ def _switch(
 
 
 def _put_model(
-    data: DataDirectory, model: str, files: Sequence[StoredFile], fetched: _Fetched
+    data: DataDirectory, model: str, files: Sequence[StoredFile], fetched: FetchedObjects
 ) -> None:
     """Under its own name; what is there under it is replaced unless it is the same."""
     path = data.registry.root / model
@@ -281,7 +251,9 @@ def _put_model(
         incoming.rename(path)
 
 
-def _fill(collection: DenseCollection, stored: StoredCollection | None, fetched: _Fetched) -> None:
+def _fill(
+    collection: DenseCollection, stored: StoredCollection | None, fetched: FetchedObjects
+) -> None:
     """Write the points and build the index. Raises BackupDamaged when they are not those that were
     read from the old collection."""
     with contextlib.closing(collection):
@@ -301,63 +273,8 @@ def _fill(collection: DenseCollection, stored: StoredCollection | None, fetched:
         collection.finish()
 
 
-def _put_lexical(folder: Path, files: Sequence[StoredFile], fetched: _Fetched) -> None:
+def _put_lexical(folder: Path, files: Sequence[StoredFile], fetched: FetchedObjects) -> None:
     """CURRENT comes last, so that a killed restore leaves an index that is rebuilt."""
     with writing(folder):
         for file in files:
             shutil.copyfile(fetched.path(file), folder / file.path)
-
-
-# -- the rows --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _rows_of(backup: Backup, fetched: _Fetched) -> Iterator[RowsOf]:
-    """The rows of a table as this release has them. Those of an older schema go through a database
-    of that schema, which is then migrated."""
-
-    def stored(name: str) -> tuple[Sequence[str], Iterator[Sequence[Row]]]:
-        table = backup.tables[name]
-        return table.columns, (rows_from_bytes(fetched.read(file)) for file in table.files)
-
-    if backup.schema_revision == SCHEMA_REVISION:
-        yield stored
-        return
-    database = Database(sqlite_url(fetched.folder / "older.db"))
-    try:
-        database.migrate(revision=backup.schema_revision)
-        with database.write() as connection:
-            for name in backup.tables:
-                connection.execute(sa.text(f'DELETE FROM "{name}"'))
-                columns, parts = stored(name)
-                for rows in parts:
-                    write_rows(connection, name, columns, rows)
-        database.migrate()
-        with database.read() as connection:
-            yield lambda name: _read(connection, name)
-    finally:
-        database.close()
-
-
-def _read(connection: sa.Connection, name: str) -> tuple[Sequence[str], Iterator[Sequence[Row]]]:
-    columns = [str(column.name) for column in tables.metadata.tables[name].columns]
-    return columns, (rows for _, _, rows in read_parts(connection, name))
-
-
-def _replace_rows(data: DataDirectory, backup: Backup, rows_of: RowsOf, plan: RestorePlan) -> None:
-    """All tables in one transaction: the moment in which the restore has happened."""
-    digest = CorpusDigest()
-    with data.database.write() as connection:
-        empty_tables(connection)
-        for name in table_names():
-            columns, parts = rows_of(name)
-            for rows in parts:
-                write_rows(connection, name, columns, plan.changed(name, columns, rows))
-        for _, columns, rows in read_parts(connection, "documents"):
-            digest.add(columns, rows)
-        if digest.value != backup.corpus_digest:
-            raise BackupDamaged(
-                f"the corpus has the digest {digest.value[:12]}… after the restore, expected "
-                f"{backup.corpus_digest[:12]}…; nothing was changed. Restore another backup"
-            )
-        continue_numbers(connection)

@@ -17,8 +17,8 @@ from search.dense import FloatMatrix, Point
 from search.documents import metadata_from_json, metadata_json
 from search.errors import StoreError
 
-# A frame: length of the points, length of the vectors, then both. Points are JSON, deflated; vectors
-# are rows of little-endian float32, which would not become smaller.
+# A frame: length of the points, length of the vectors, then both. Points are JSON, deflated;
+# vectors are rows of little-endian float32, which would not become smaller.
 _LENGTHS = struct.Struct("<II")
 _LEVEL = 1
 _FIELDS = [field.name for field in fields(Point)]

@@ -21,7 +21,9 @@ Rows = tuple[str, list[str], list[Row]]  # name of the part, columns, rows
 
 def table_names() -> list[str]:
     """Every table whose rows are worth keeping."""
-    return [str(table.name) for table in tables.metadata.sorted_tables if table.name not in LEFT_OUT]
+    return [
+        str(table.name) for table in tables.metadata.sorted_tables if table.name not in LEFT_OUT
+    ]
 
 
 def read_parts(connection: sa.Connection, name: str) -> Iterator[Rows]:

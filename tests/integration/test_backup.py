@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from reindexer import backup
-from reindexer.backup import make_backup, rows_from_bytes, rows_to_bytes
+from reindexer.backup import make_backup
 from reindexer.backup_folder import BackupFolder
 from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
 from reindexer.journal import SYNC_LEASE
@@ -33,6 +33,7 @@ from search.documents import Document
 from search.errors import DatabaseTooNew
 from search.searcher import SearchRequest
 from search.stored_points import PointDigest, from_frames, to_frame
+from search.stored_rows import rows_from_bytes, rows_to_bytes
 from search.table_rows import read_parts, table_names
 from tests.word_directory import WordDirectory
 
@@ -307,7 +308,7 @@ def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
     occupy(target)
     before, said = state(target), answers(target)
     with monkeypatch.context() as patch:
-        patch.setattr("reindexer.restore.continue_numbers", _fail)
+        patch.setattr("reindexer.restore_rows.continue_numbers", _fail)
         with pytest.raises(RuntimeError, match="late"):
             restore(target, kept, overwrite=True)
     assert state(target) == before
