@@ -208,8 +208,9 @@ def _build(report: Report, url: str, texts: Sequence[str], model: str, for_s: fl
         build_id = http.post("/builds", json=body).raise_for_status().json()["build_id"]
         while len(busy_ms) < BUILD_QUERIES and _is_encoding(http, build_id):
             paced = _asked(url, texts, PACED_CLIENTS, for_s / 2, pause_s=PAUSE_S)
+            if http.post(f"/builds/{build_id}/pause").status_code == 409:
+                break  # it ended meanwhile
             busy_ms += _taken_ms(paced)
-            http.post(f"/builds/{build_id}/pause").raise_for_status()
             _wait_until_paused(http, build_id)
             paced = _asked(url, texts, PACED_CLIENTS, for_s / 2, pause_s=PAUSE_S)
             idle_ms += _taken_ms(paced)

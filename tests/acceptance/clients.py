@@ -105,7 +105,7 @@ class Clients:
                 answered = Answered(**value, dense=dense)
                 (self.failures if answered.failure else self.answers).append(answered)
             process.stdout.close()
-            process.wait()
+            assert process.wait() == 0, "a client broke down"
 
     def between(self, begin: float, end: float) -> list[Answered]:
         """Answers that a client waited for at some moment between the two."""
@@ -148,7 +148,7 @@ class _Client:
             dense=tuple(
                 (hit["doc_id"], hit["dense_score"])
                 for hit in answer["hits"]
-                if hit.get("dense_rank") is not None
+                if hit.get("dense_score") is not None
             ),
             degraded=bool(answer.get("degraded")),
         )
