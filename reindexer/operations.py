@@ -67,9 +67,6 @@ class DirectoryOperations:
                 return build
         raise BuildNotFound(f"no build {build_id}; look at `reindexer status`")
 
-    def jobs(self, limit: int = 50) -> Sequence[Json]:
-        return [job.to_json() for job in self._queue.recent(limit)]
-
     def events(self, after: int = 0, limit: int = 100) -> Sequence[Json]:
         return self._data.catalog.events_after(after, limit)
 

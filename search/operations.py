@@ -45,10 +45,6 @@ class Operations(Protocol):
         """Raises BuildNotFound."""
         ...
 
-    def jobs(self, limit: int = 50) -> Sequence[Json]:
-        """What workers were asked for, newest first."""
-        ...
-
     def events(self, after: int = 0, limit: int = 100) -> Sequence[Json]:
         """What happened after the event with this id, oldest first."""
         ...
