@@ -12,7 +12,7 @@ import pytest
 
 from tests import fanout_world as world
 from tests.fanout_world import settings_of
-from tests.noted_directory import NotedDirectory
+from tests.noted_directory import HOLD, NotedDirectory
 from tests.qdrant_server import QdrantServer
 
 ray = pytest.importorskip("ray")
@@ -109,22 +109,26 @@ def test_more_and_fewer_actors_while_it_runs(tmp_path: Path, address: str) -> No
         build_id = directory.journal.build_of(generation.name).build_id
         seen: list[int] = []
 
+        hold = directory.path / HOLD
+        hold.touch()
+
+        def until(n_actors: int) -> None:
+            while len(world.actors(directory)) != n_actors:
+                time.sleep(0.02)
+            seen.append(n_actors)
+
         def scale() -> None:
-            while not world.actors(directory):
-                time.sleep(0.05)
-            seen.append(len(world.actors(directory)))
+            until(1)
             directory.journal.update_build(build_id, actors=2)
-            while len(world.actors(directory)) < 2:
-                time.sleep(0.05)
+            until(2)
             directory.journal.update_build(build_id, actors=1)
-            while len(world.actors(directory)) > 1:
-                time.sleep(0.05)
-            seen.append(len(world.actors(directory)))
+            hold.unlink()
+            until(1)
 
         scaling = threading.Thread(target=scale, daemon=True)
         scaling.start()
         world.run(directory, generation)
         scaling.join(5.0)
 
-        assert seen == [1, 1]
+        assert seen == [1, 2, 1]
         assert directory.journal.build_of(generation.name).retries == 0
