@@ -27,6 +27,7 @@ from training.judgments import read_judgments
 
 Json = Mapping[str, Any]
 MAX_BUILDS = 100  # shown in the list of builds
+REPORT = "report.html"  # of a training, in the folder of the version
 
 
 class DirectoryOperations:
@@ -66,6 +67,18 @@ class DirectoryOperations:
             if build["build_id"] == build_id:
                 return build
         raise BuildNotFound(f"no build {build_id}; look at `reindexer status`")
+
+    def jobs(self, limit: int = 50) -> Sequence[Json]:
+        return [job.to_json() for job in self._queue.recent(limit)]
+
+    def schedules(self) -> Sequence[Json]:
+        from reindexer.schedule import Schedules  # brings the scheduler in
+
+        return [schedule.to_json() for schedule in Schedules(self._data.database).all()]
+
+    def training_report(self, name: str) -> bytes | None:
+        version = self._data.registry.resolve(name)
+        return (version.path / REPORT).read_bytes() if REPORT in version.files else None
 
     def events(self, after: int = 0, limit: int = 100) -> Sequence[Json]:
         return self._data.catalog.events_after(after, limit)

@@ -22,6 +22,7 @@ from search import (
     api_problem,
     api_search,
 )
+from search.pages import pages
 from search.request_ids import HEADER
 from search.service import Service
 
@@ -46,6 +47,7 @@ def create_app(
     # What wraps every request; the last one installed is the outermost.
     api_limits.install(app, service)
     api_access.install(app, service)
+    pages.install(app, service)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -55,8 +57,11 @@ def create_app(
             expose_headers=[HEADER, "Retry-After"],
         )
     api_problem.install(app, service, more=problems)
+    pages.install_problem_pages(app)
     api_metrics.install(app, service)
-    # What answers, in the order of the OpenAPI document.
+    # What answers, in the order of the OpenAPI document. Browsers are served pages, on paths where
+    # programs are answered by the API too.
+    app.include_router(pages.router(service))
     app.include_router(api_search.router(service))
     app.include_router(api_documents.router(service))
     app.include_router(api_feedback.router(service))

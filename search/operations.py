@@ -45,6 +45,19 @@ class Operations(Protocol):
         """Raises BuildNotFound."""
         ...
 
+    def jobs(self, limit: int = 50) -> Sequence[Json]:
+        """What workers were asked for, newest first."""
+        ...
+
+    def schedules(self) -> Sequence[Json]:
+        """What is asked for again and again, as `schedule --json`."""
+        ...
+
+    def training_report(self, name: str) -> bytes | None:
+        """The HTML page that the training of a version left; None when it was not trained or not
+        measured. Raises ModelNotFound."""
+        ...
+
     def events(self, after: int = 0, limit: int = 100) -> Sequence[Json]:
         """What happened after the event with this id, oldest first."""
         ...

@@ -1,0 +1,1 @@
+"""The pages for people: searching, comparing, operating, models. Nothing comes from other hosts."""
