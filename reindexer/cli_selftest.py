@@ -217,11 +217,11 @@ def switch(
 )
 @click.option(
     "--queries",
-    type=click.IntRange(50),
-    default=100,
+    type=click.IntRange(300),
+    default=300,
     show_default=True,
     metavar="N",
-    help="Judged ones.",
+    help="Judged ones; with fewer, chance alone may look like a loss.",
 )
 @click.option(
     "--healthy",

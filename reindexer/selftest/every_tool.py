@@ -19,6 +19,6 @@ def every_tool() -> list[tuple[Callable[..., Proof], Mapping[str, Any]]]:
         (prove_kills, {"kills": 60}),
         (prove_writes, {"operations": 4_000}),
         (prove_switch, {"queries": 5_000, "switches": 10}),
-        (prove_gate, {"documents": 1_000, "queries": 60, "healthy": 3}),
+        (prove_gate, {"documents": 1_000, "queries": 300, "healthy": 3}),
         (prove_soak, {"minutes": 0.75}),
     ]

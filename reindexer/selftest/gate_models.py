@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -73,13 +73,11 @@ class Truncating(TurnedEncoder):
 class Forgetful(TurnedEncoder):
     """Does not understand some queries at all."""
 
-    def __init__(self, turn: int, *, dim: int, forgotten: Collection[str]) -> None:
-        super().__init__(turn, dim=dim)
-        self._forgotten = frozenset(forgotten)
+    forgotten: frozenset[str] = frozenset()
 
     def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
         vectors = super().encode_queries(texts)
         for row, text in enumerate(texts):
-            if text in self._forgotten:
+            if text in self.forgotten:
                 vectors[row] = np.roll(vectors[row], 1)
         return vectors

@@ -33,7 +33,7 @@ N_DOCUMENTS = 500
 WRITES_PER_S = 20.0
 N_CLIENTS = 2
 ASK_EVERY_S = 0.02
-SAMPLE_EVERY_S = 1.0
+SAMPLE_EVERY_S = 0.5
 QUIET_FROM = 0.65  # share of the time after which nothing but load happens
 MAX_VECTOR_BYTES = 4_096.0
 STEP_S = 90.0  # for anything to happen at all
@@ -195,7 +195,7 @@ class _Soak:
                 self._sleep_until(began + share * self._seconds, began)
                 self._happen(what)
             self.quiet_at = max(self.quiet_at, time.monotonic())
-            self._sleep_until(began + self._seconds, began)
+            self._sleep_until(self.quiet_at + (1 - QUIET_FROM) * self._seconds, began)
         finally:
             self._stop.set()
             for thread in threads:
