@@ -159,7 +159,12 @@ class Fleet:
         return subprocess.Popen(
             [sys.executable, "-m", "reindexer", *verb],
             stdout=subprocess.DEVNULL,
-            env={**os.environ, **given, "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                **given,
+                "REINDEXER_LOG_LEVEL": "warning",
+                "OMP_NUM_THREADS": "1",
+            },
         )
 
     def _share_models(self, data_dir: Path) -> None:

@@ -85,6 +85,7 @@ class Supervised:
     def _start(self, name: str) -> None:
         verb = ["serve", "--port", str(self.port)] if name == "serve" else ["worker"]
         given = {
+            "REINDEXER_LOG_LEVEL": "warning",
             "REINDEXER_SERVE_WORKER": "false",
             "REINDEXER_WORKER_RESUME_AFTER_S": "1",
             "REINDEXER_BUILD_WINDOW": str(BUILD_WINDOW),

