@@ -20,6 +20,7 @@ from search import (
     api_operations,
     api_points,
     api_problem,
+    api_schema,
     api_search,
 )
 from search.pages import pages
@@ -70,5 +71,5 @@ def create_app(
     app.include_router(api_health.router(service))
     app.include_router(api_metrics.router(service))
     app.include_router(api_points.router(service))
-    api_openapi.install(app)
+    api_openapi.install(app, api_schema.DocumentBody)
     return app
