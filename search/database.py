@@ -46,6 +46,19 @@ documents = sa.Table(
     sa.Index("documents_source", "source", "doc_id"),
 )
 
+# How far a source has been read, so that one that stopped half-way goes on there.
+positions = sa.Table(
+    "positions",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("location", sa.Text, primary_key=True),  # file, table, ...; without credentials
+    sa.Column("version", sa.Text, nullable=False),  # of what lies there, and of how it is read
+    sa.Column("position", sa.Text, nullable=False),  # JSON object
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Column("rejected", sa.BigInteger, nullable=False),  # rows, up to the position
+    sa.Column("updated_at", sa.Float, nullable=False),  # Unix seconds
+)
+
 generations = sa.Table(
     "generations",
     metadata,

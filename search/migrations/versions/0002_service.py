@@ -27,6 +27,17 @@ def upgrade() -> None:
     )
     op.create_index("chunks_left", "chunks", ["build_id", "done_at", "after_seq"], unique=False)
     op.create_table(
+        "positions",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("position", sa.Text(), nullable=False),
+        sa.Column("finished", sa.Boolean(), nullable=False),
+        sa.Column("rejected", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("source", "location"),
+    )
+    op.create_table(
         "jobs",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
