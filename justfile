@@ -23,9 +23,11 @@ fix:
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .
 
-# Write docs/cli.md anew from the commands, and deploy/env.example from the settings.
+# Write anew what the documentation says of commands, settings and the API, and deploy/env.example.
 docs:
     {{python}} -m tests.unit.test_cli_docs
+    {{python}} -m tests.unit.test_settings_docs
+    {{python}} -m tests.unit.test_api_docs
     {{python}} -m tests.unit.test_deploy
 
 # Run the benchmarks; each prints a ratio against a baseline of the same run.
