@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 
 from search.access import needs
+from search.api_openapi import problems
 from search.errors import GenerationNotFound
 from search.service import Service
 from search.stored_points import to_frame
@@ -18,13 +19,13 @@ MEDIA_TYPE = "application/vnd.reindexer.points"
 
 def router(service: Service) -> APIRouter:
     """Everything that a collection holds, as frames of `search.stored_points`."""
-    routes = APIRouter()
+    routes = APIRouter(tags=["operations"])
 
     @routes.get(
         "/generations/{name}/points",
         dependencies=[Depends(needs(service, "operate"))],
         response_class=StreamingResponse,
-        responses={200: {"content": {MEDIA_TYPE: {}}}},
+        responses={200: {"content": {MEDIA_TYPE: {}}}, **problems(404)},
     )
     def get_points(name: str) -> StreamingResponse:
         """Every point with its vector, while queries and writes go on."""

@@ -144,13 +144,16 @@ class Runs(BaseModel):
     runs: list[list[str]]
 
 
+Scored = Annotated[list[str | float], Field(min_length=2, max_length=2)]
+
+
 class Legs(BaseModel):
     """[doc_id, score], best first, for each query and leg."""
 
     generation: str
     model: str
-    lexical: list[list[tuple[str, float]]]
-    dense: list[list[tuple[str, float]]]
+    lexical: list[list[Scored]]
+    dense: list[list[Scored]]
 
 
 class Verification(BaseModel):
