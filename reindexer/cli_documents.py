@@ -26,9 +26,13 @@ POLL_S = 0.1
         "reindexer ingest articles.jsonl",
         "reindexer ingest handbook/ --source handbook --delete-missing",
         "reindexer ingest export.csv --id-field sku --text-field description",
+        "reindexer ingest 's3://bucket/articles/*.parquet'",
+        "reindexer ingest postgresql://reader@host/shop --table products --updated-at changed",
     ],
     json_fields='{"source", "added", "changed", "unchanged", "deleted", '
-    '"rejected": [{"where", "reason"}], "rejected_total", "head_seq", "seconds", "warnings": []}',
+    '"rejected": [{"where", "reason"}], "rejected_total", "head_seq", "seconds", "warnings": [], '
+    '"passed_over", "went_on"}; of files and tables, those that had not changed, and those that '
+    "were entered where an ingest had left them",
 )
 @click.argument("source_ref", metavar="SOURCE")
 @click.option("--format", default="auto", show_default=True, help="auto, or what it is.")
@@ -47,12 +51,23 @@ POLL_S = 0.1
 )
 @click.option("--text-field", metavar="FIELD", help="Where the text is.")
 @click.option("--title-field", metavar="FIELD", help="Where the title is.")
+@click.option("--again", is_flag=True, help="Read from the beginning, whatever was read before.")
+@click.option("--table", metavar="TABLE", help="Of a database: what to read.")
+@click.option("--query", metavar="SELECT", help="Of a database: what to read, instead of a table.")
+@click.option(
+    "--updated-at",
+    metavar="COLUMN",
+    help="Of a database: when a row was written; the next ingest asks for newer ones.",
+)
+@click.option("--split", metavar="SPLIT", help="Of a data set; train unless given.")
+@click.option("--config", metavar="NAME", help="Of a data set that has several.")
 @json_option
 @pass_invocation
 @click.pass_context
 def ingest(
     context: click.Context,
     invocation: Invocation,
+    /,
     source_ref: str,
     format: str,
     source_name: str,
@@ -60,16 +75,22 @@ def ingest(
     id_field: str | None,
     text_field: str | None,
     title_field: str | None,
+    again: bool,
     as_json: bool,
+    **of_format: str | None,
 ) -> None:
     """Bring documents in.
 
-    SOURCE is a JSONL, CSV, TSV or Parquet file, a folder of text and Markdown, or a BEIR folder.
+    SOURCE is a JSONL, CSV, TSV or Parquet file, a pattern or a URL of such files (s3://, gs://,
+    https://), a folder of text and Markdown, a BEIR folder, a database (SQLAlchemy URL), a Qdrant
+    collection (--format qdrant https://host:6333#collection), or a data set of the Hugging Face hub
+    (--format hf NAME). One that stopped half-way goes on there when it is ingested again.
     Documents are compared by id and content: what is stored already takes no work. A row that
     cannot be used is left out and reported with its place and reason; the exit code is 1 then.
     """
     from reindexer.ingest import ingest as ingest_source
-    from reindexer.sources import FORMATS, open_source
+    from reindexer.sources import FORMATS, Positions, open_source
+    from reindexer.sources.locations import without_credentials
 
     if format not in FORMATS:
         raise click.UsageError(f"--format {format!r}: expected one of {', '.join(FORMATS)}")
@@ -80,9 +101,11 @@ def ingest(
         id_field=id_field,
         text_field=text_field,
         title_field=title_field,
+        **of_format,
     )
     with invocation.open() as data:
-        with Progress(f"ingest {source_ref}", quiet=invocation.quiet) as progress:
+        shown = without_credentials(source_ref)
+        with Progress(f"ingest {shown}", quiet=invocation.quiet) as progress:
 
             def show(done: IngestProgress) -> None:
                 share = done.share_read
@@ -91,7 +114,12 @@ def ingest(
                 progress.update(done.rows, total=total, state=state)
 
             report = ingest_source(
-                data.corpus, source, delete_missing=delete_missing, on_progress=show
+                data.corpus,
+                source,
+                positions=Positions(data.database),
+                delete_missing=delete_missing,
+                again=again,
+                on_progress=show,
             )
         for warning in report.warnings:
             warn(warning)
@@ -115,6 +143,13 @@ def _show_report(report: IngestReport) -> None:
         f"{report.deleted:,} deleted, {report.rejected_total:,} rejected in "
         f"{duration(report.seconds)}"
     )
+    if report.went_on:
+        say("This one went on where the last ingest had stopped, or asked for what is new since.")
+    if report.passed_over:
+        say(
+            f"{count(report.passed_over, 'file')} had not changed since the last ingest; "
+            "--again reads them nevertheless"
+        )
     rows = [(row.where, row.reason) for row in report.rejected[:SHOWN_REJECTIONS]]
     if rows:
         say()

@@ -2,6 +2,7 @@
 
 ReindexerError
 ├── SourceInvalid      the source cannot be read at all (a bad row is rejected, not raised)
+├── SourceStopped      a server stopped answering half-way; the next ingest goes on from there
 ├── BuildFailed        a build stopped; it can be resumed
 ├── GateRefused        verification found a reason not to switch          (exit code 3)
 ├── BackupDamaged      what lies at the place is not the backup that was made
@@ -21,6 +22,10 @@ class ReindexerError(Exception):
 
 class SourceInvalid(ReindexerError):
     """The source cannot be read at all."""
+
+
+class SourceStopped(ReindexerError):
+    """What a source is read from stopped answering; the rows before are stored."""
 
 
 class BuildFailed(ReindexerError):

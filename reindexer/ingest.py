@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from reindexer.sources.positions import Positions, Reading
 from reindexer.sources.rows import DocumentSource, Rejected, Row
 from search.corpus import Corpus
 
@@ -31,6 +32,8 @@ class IngestReport:
     head_seq: int
     seconds: float
     warnings: tuple[str, ...] = ()
+    passed_over: int = 0  # files behind URLs that have not changed since they were read
+    went_on: int = 0  # files, tables, ... that were entered where an ingest had left them
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +47,8 @@ class IngestReport:
             "head_seq": self.head_seq,
             "seconds": round(self.seconds, 3),
             "warnings": list(self.warnings),
+            "passed_over": self.passed_over,
+            "went_on": self.went_on,
         }
 
 
@@ -60,7 +65,9 @@ def ingest(
     corpus: Corpus,
     source: DocumentSource,
     *,
+    positions: Positions | None = None,
     delete_missing: bool = False,
+    again: bool = False,
     batch: int = 5_000,
     on_progress: Callable[[IngestProgress], None] | None = None,
 ) -> IngestReport:
@@ -68,6 +75,12 @@ def ingest(
 
     Batches are committed as they go. An ingest that was killed is simply run again: it finds what
     is stored already unchanged. Of two rows with the same id the first counts.
+
+    positions: where it is kept how far the source has been read, after each batch. An ingest of
+    the same goes on there; a file behind a URL that was read to its end without a bad row is
+    passed over until it changes; a database with an updated-at column is asked for what is new.
+    again: read everything from the beginning nevertheless. So does delete_missing: it has to see
+    every row.
 
     delete_missing: delete the documents of this source (never of another) that it no longer has.
     A document that was written by somebody else while this ran is kept. Nothing is deleted when
@@ -80,10 +93,15 @@ def ingest(
     started = time.monotonic()
     first_head = corpus.head()
     tally = _Tally(first_head)
+    kept = positions.of(source.name) if positions else {}
+    reading = Reading(source, kept, from_beginning=again or delete_missing)
     with _SeenIds() as seen:
-        for rows in _batches(source, batch):
+        for rows in _batches(reading, batch):
             tally.rows += len(rows)
+            rejected_before = tally.rejected_total
             _put(corpus, source.name, seen.unseen(rows, tally), tally)
+            if positions:
+                positions.keep(source.name, *reading.marks(tally.rejected_total - rejected_before))
             if on_progress:
                 on_progress(
                     IngestProgress(
@@ -92,9 +110,11 @@ def ingest(
                         share_read=source.share_read,
                     )
                 )
+        if positions:
+            positions.keep(source.name, *reading.marks(0))  # what ended behind the last batch
         deleted = 0
         warnings: list[str] = []
-        if not tally.rows:
+        if not tally.rows and not reading.passed_over and not reading.went_on:
             warnings.append("the source has no rows; nothing was read")
         if delete_missing:
             if doubt := _doubt(tally):
@@ -117,6 +137,8 @@ def ingest(
         head_seq=tally.head_seq,
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
+        passed_over=reading.passed_over,
+        went_on=reading.went_on,
     )
 
 

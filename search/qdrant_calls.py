@@ -54,6 +54,14 @@ class QdrantCalls:
         self._on_wait = on_wait
         self.where = _without_credentials(url)
 
+    @classmethod
+    def to(cls, url: str, api_key: str | None, *, timeout_s: int = 60) -> QdrantCalls:
+        """Calls over REST to a server that no store of ours is on."""
+        client = QdrantClient(
+            url=url, api_key=api_key, timeout=timeout_s, check_compatibility=False
+        )
+        return cls(client, url, api_key)
+
     @property
     def is_local(self) -> bool:
         """The client answers by itself, without a server: it keeps no payload indexes."""

@@ -6,6 +6,15 @@ with the place and the reason where a row cannot become one.
 
 from reindexer.sources.docstrings import DocstringSource
 from reindexer.sources.opening import FORMATS, open_source
+from reindexer.sources.positions import Positions
 from reindexer.sources.rows import DocumentSource, Rejected, Row
 
-__all__ = ["FORMATS", "DocstringSource", "DocumentSource", "Rejected", "Row", "open_source"]
+__all__ = [
+    "FORMATS",
+    "DocstringSource",
+    "DocumentSource",
+    "Positions",
+    "Rejected",
+    "Row",
+    "open_source",
+]

@@ -6,10 +6,11 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from reindexer.errors import SourceInvalid
+from reindexer.sources.files import SourceFile
 from reindexer.sources.lines import MAX_LINE_BYTES, BrokenOff, LineFile
+from reindexer.sources.positions import AtEnd, Position, SourcePart
 from reindexer.sources.rows import RecordReader, Rejected, Row
 
 _DELIMITERS = ",\t;|"
@@ -26,10 +27,12 @@ class DelimitedSource:
     Raises SourceInvalid when the file cannot be read or has no usable header.
     """
 
-    def __init__(self, path: Path, reader: RecordReader) -> None:
+    def __init__(self, file: SourceFile, reader: RecordReader) -> None:
+        self._file = file
         self._reader = reader
-        self._label = path.name
-        self._lines = LineFile(path, self._label)
+        self._label = file.label
+        self._lines = LineFile(file)
+        self._position: Position = {"line": 0, "offset": 0}
         self._delimiter, self._header = self._read_header()
         reader.check_fields(self._label, [name for name in self._header if name])
         self._plain = frozenset((*reader.id_fields, *reader.text_fields, *reader.title_fields))
@@ -42,26 +45,54 @@ class DelimitedSource:
     def share_read(self) -> float | None:
         return self._lines.share_read
 
+    @property
+    def location(self) -> str:
+        return self._file.location
+
+    @property
+    def version(self) -> str | None:
+        return self._file.version_with("csv", *self._reader.fields)
+
+    @property
+    def at_end(self) -> AtEnd:
+        return self._file.at_end
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    def parts(self) -> tuple[SourcePart, ...]:
+        return (self,)
+
     def __iter__(self) -> Iterator[Row | Rejected]:
-        feed = _Feed(self._lines)
+        return self.rows(None)
+
+    def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
+        feed = _Feed(self._lines, after)
         records = self._records(feed)
-        next(records)  # the header
+        if not (after and after["line"]):
+            next(records)  # the header
         while True:
             feed.begin_record()
+            row: Row | Rejected | None = None
             try:
                 fields = next(records)
             except StopIteration:
                 return
             except (csv.Error, _TooLong) as error:
                 # An open quote swallows line after line: give back all but the first of them.
-                yield Rejected(where=self._where(feed), reason=_csv_problem(error, feed.n_lines))
+                row = Rejected(where=self._where(feed), reason=_csv_problem(error, feed.n_lines))
                 feed.give_back()
             except BrokenOff as error:
                 yield Rejected(where=self._where(feed), reason=str(error))
                 return
             else:
                 if fields:
-                    yield self._read(self._where(feed), fields)
+                    row = self._read(self._where(feed), fields)
+            if feed.has_given_all:
+                self._position = self._lines.position
+            if row:
+                yield row
 
     def _read(self, where: str, fields: list[str]) -> Row | Rejected:
         if len(fields) != len(self._header):
@@ -127,12 +158,17 @@ class _Feed:
     Bytes that are not UTF-8 become lone surrogates, so that they spoil their own field only.
     """
 
-    def __init__(self, lines: LineFile) -> None:
-        self._lines = iter(lines)
+    def __init__(self, lines: LineFile, after: Position | None = None) -> None:
+        self._lines = lines.lines(after)
         self._given_back: deque[tuple[int, bytes | None]] = deque()
         self._record: list[tuple[int, bytes | None]] = []
         self._n_bytes = 0
-        self._last_line = 0
+        self._last_line = after["line"] if after else 0
+
+    @property
+    def has_given_all(self) -> bool:
+        """Nothing that was read from the file waits to be parsed."""
+        return not self._given_back
 
     @property
     def n_lines(self) -> int:

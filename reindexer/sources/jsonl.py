@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import orjson
 
 from reindexer.errors import SourceInvalid
+from reindexer.sources.files import SourceFile
 from reindexer.sources.lines import MAX_LINE_BYTES, BrokenOff, LineFile
+from reindexer.sources.positions import AtEnd, Position, SourcePart
 from reindexer.sources.rows import RecordReader, Rejected, Row
 
 _SAMPLED_LINES = 100
@@ -24,11 +25,12 @@ class JsonLinesSource:
     text.
     """
 
-    def __init__(self, path: Path, reader: RecordReader) -> None:
+    def __init__(self, file: SourceFile, reader: RecordReader) -> None:
+        self._file = file
         self._reader = reader
-        self._label = path.name
-        self._is_json = ".json" in path.suffixes
-        self._lines = LineFile(path, self._label)
+        self._label = file.label
+        self._is_json = ".json" in file.suffixes
+        self._lines = LineFile(file)
         self._check_first_rows()
 
     @property
@@ -39,10 +41,32 @@ class JsonLinesSource:
     def share_read(self) -> float | None:
         return self._lines.share_read
 
+    @property
+    def location(self) -> str:
+        return self._file.location
+
+    @property
+    def version(self) -> str | None:
+        return self._file.version_with("jsonl", *self._reader.fields)
+
+    @property
+    def at_end(self) -> AtEnd:
+        return self._file.at_end
+
+    @property
+    def position(self) -> Position:
+        return self._lines.position
+
+    def parts(self) -> tuple[SourcePart, ...]:
+        return (self,)
+
     def __iter__(self) -> Iterator[Row | Rejected]:
-        number = 0
+        return self.rows(None)
+
+    def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
+        number = after["line"] if after else 0
         try:
-            for number, line in self._lines:
+            for number, line in self._lines.lines(after):
                 where = f"{self._label}:{number}"
                 if line is None:
                     yield Rejected(

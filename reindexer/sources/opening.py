@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from reindexer.errors import SourceInvalid
 from reindexer.sources.delimited import DelimitedSource
+from reindexer.sources.file_set import FileSetSource, OpenFile
+from reindexer.sources.files import is_pattern, local_file, remote_files
 from reindexer.sources.folder import FolderSource
 from reindexer.sources.jsonl import JsonLinesSource
+from reindexer.sources.locations import is_url, without_credentials
 from reindexer.sources.parquet import ParquetSource
 from reindexer.sources.rows import DocumentSource, RecordReader
+from reindexer.sources.sql import SqlSource, is_sql_url
 from search.documents import DEFAULT_SOURCE, validate_source
 from search.errors import InvalidDocument
 
-FORMATS = ("auto", "beir", "jsonl", "csv", "parquet", "folder")
-_COMPRESSED = (".gz", ".bz2", ".xz")
+FORMATS = ("auto", "beir", "jsonl", "csv", "parquet", "folder", "sql", "qdrant", "hf")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -26,12 +29,15 @@ _FORMAT_OF = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-_FILES: Mapping[str, Callable[[Path, RecordReader], DocumentSource]] = {
+_FILES: Mapping[str, OpenFile] = {
     "jsonl": JsonLinesSource,
     "csv": DelimitedSource,
     "parquet": ParquetSource,
 }
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_OF_FORMAT = {  # what says more about one format, and is of no use to the others
+    "sql": ("table", "query", "updated_at"),
+    "hf": ("split", "config"),
+}
 
 
 def open_source(
@@ -42,16 +48,36 @@ def open_source(
     id_field: str | None = None,
     text_field: str | None = None,
     title_field: str | None = None,
+    table: str | None = None,
+    query: str | None = None,
+    updated_at: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
 ) -> DocumentSource:
-    """The source that `ref` names: a JSONL, CSV, TSV or Parquet file (JSONL and CSV may be
-    compressed with gzip, bzip2 or xz), a folder of .txt and .md files, or a BEIR folder.
+    """The source that `ref` names: JSONL, CSV, TSV or Parquet files (JSONL and CSV may be
+    compressed with gzip, bzip2, xz or zstd), a folder of .txt and .md files, a BEIR folder, a
+    database, a Qdrant collection, or a data set of the Hugging Face hub.
 
-    name: the source its documents belong to. id_field, text_field, title_field: where to find
-    these in the rows, instead of the usual names. Raises SourceInvalid when there is no such thing,
-    it cannot be read, or it has no such field.
+    ref: a path, the URL of a file (s3://, gs://, https://, ...), a pattern of paths or URLs, a
+    SQLAlchemy URL, the URL of a Qdrant server with #collection, or the name of a data set. name:
+    the source its documents belong to. id_field, text_field, title_field: where to find these in
+    the rows, instead of the usual names. table or query, updated_at: see SqlSource. split, config:
+    see HubSource. Raises SourceInvalid when there is no such thing, it cannot be read, or it has
+    no such field.
     """
     if format not in FORMATS:
         raise SourceInvalid(f"format {format!r} is not known; expected {', '.join(FORMATS)}")
+    text = str(ref)
+    if format == "auto" and is_sql_url(text):
+        format = "sql"
+    given = {
+        "table": table,
+        "query": query,
+        "updated_at": updated_at,
+        "split": split,
+        "config": config,
+    }
+    _check_options(format, given)
     try:
         reader = RecordReader(
             validate_source(name),
@@ -61,25 +87,61 @@ def open_source(
         )
     except InvalidDocument as error:
         raise SourceInvalid(str(error)) from error
-    if isinstance(ref, str) and _URL.match(ref):
-        raise SourceInvalid(f"{ref} is a URL; download it and name the file or folder")
+    match format:
+        case "sql":
+            return SqlSource(text, reader, table=table, query=query, updated_at=updated_at)
+        case "qdrant":
+            from reindexer.sources.collection import CollectionSource
+
+            return CollectionSource(text, reader)
+        case "hf":
+            from reindexer.sources.hub import HubSource
+
+            return HubSource(text, reader, split=split or "train", config=config)
+    if isinstance(ref, str) and is_url(ref):
+        return _open_files(ref, format, reader)
     path = Path(ref).expanduser()
+    if is_pattern(text) and not path.exists():
+        return _open_files(f"file://{path.absolute()}", format, reader)
     _check_exists(path)
     found = _format_of(path) if format == "auto" else format
     if found in _FILES:
         if not path.is_file():
             raise SourceInvalid(f"{path} is not a file, expected a {found} file")
-        return _FILES[found](path, reader)
+        return _FILES[found](local_file(path), reader)
     if not path.is_dir():
         raise SourceInvalid(f"{path} is not a folder, expected a {found} folder")
     if found == "beir":
-        return JsonLinesSource(_beir_corpus(path), reader)
+        return JsonLinesSource(local_file(_beir_corpus(path)), reader)
     if id_field or text_field or title_field:
         raise SourceInvalid(
             f"{path} is a folder of texts, which have no fields; leave out --id-field, "
             "--text-field and --title-field"
         )
     return FolderSource(path, name)
+
+
+def _check_options(format: str, given: Mapping[str, str | None]) -> None:
+    for kind, names in _OF_FORMAT.items():
+        for option in names:
+            if given[option] is not None and format != kind:
+                raise SourceInvalid(
+                    f"--{option.replace('_', '-')} is for --format {kind}, this source is read as "
+                    f"{format}"
+                )
+
+
+def _open_files(url: str, format: str, reader: RecordReader) -> DocumentSource:
+    files = remote_files(url)
+    found = _format_of_name(Path(files[0].label)) if format == "auto" else format
+    if found not in _FILES:
+        raise SourceInvalid(
+            f"{without_credentials(url)} is the URL of files, which --format {found} cannot be; "
+            f"expected {', '.join(_FILES)}"
+        )
+    if len(files) == 1:
+        return _FILES[found](files[0], reader)
+    return FileSetSource(files, found, _FILES[found], reader)
 
 
 def _check_exists(path: Path) -> None:
@@ -98,6 +160,10 @@ def _check_exists(path: Path) -> None:
 def _format_of(path: Path) -> str:
     if path.is_dir():
         return "beir" if _beir_corpora(path) else "folder"
+    return _format_of_name(path)
+
+
+def _format_of_name(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSED:
         suffixes.pop()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from reindexer.errors import SourceInvalid
+from reindexer.sources.files import SourceFile
+from reindexer.sources.positions import AtEnd, Position, SourcePart
 from reindexer.sources.rows import RecordReader, Rejected, Row
 
 _BATCH_BYTES = 16 << 20
@@ -14,19 +16,20 @@ _MAX_BATCH_ROWS = 2_000
 
 
 class ParquetSource:
-    """Documents from a Parquet file, read a batch of rows at a time.
+    """Documents from a Parquet file, read a batch of rows at a time and a row group after the
+    other: behind a URL, no more than one row group is in memory.
 
     Raises SourceInvalid when the file cannot be read or has no id or text column.
     """
 
-    def __init__(self, path: Path, reader: RecordReader) -> None:
-        self._path = path
+    def __init__(self, file: SourceFile, reader: RecordReader) -> None:
+        self._file = file
         self._reader = reader
-        self._label = path.name
+        self._label = file.label
         self._n_read = 0
-        with self._open() as file:
-            self._n_rows = int(file.metadata.num_rows)
-            reader.check_fields(self._label, file.schema_arrow.names)
+        with self._open() as parquet:
+            self._n_rows = int(parquet.metadata.num_rows)
+            reader.check_fields(self._label, parquet.schema_arrow.names)
 
     @property
     def name(self) -> str:
@@ -36,12 +39,34 @@ class ParquetSource:
     def share_read(self) -> float | None:
         return self._n_read / self._n_rows if self._n_rows else None
 
+    @property
+    def location(self) -> str:
+        return self._file.location
+
+    @property
+    def version(self) -> str | None:
+        return self._file.version_with("parquet", *self._reader.fields)
+
+    @property
+    def at_end(self) -> AtEnd:
+        return self._file.at_end
+
+    @property
+    def position(self) -> Position:
+        return {"row": self._n_read}
+
+    def parts(self) -> tuple[SourcePart, ...]:
+        return (self,)
+
     def __iter__(self) -> Iterator[Row | Rejected]:
+        return self.rows(None)
+
+    def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         import pyarrow as pa
 
-        self._n_read = 0
-        with self._open() as file:
-            batches = file.iter_batches(batch_size=_batch_rows(file.metadata))
+        self._n_read = after["row"] if after else 0
+        with self._open() as parquet:
+            batches = _batches(parquet, self._n_read)
             while True:
                 try:
                     batch = next(batches)
@@ -62,14 +87,35 @@ class ParquetSource:
                     else:
                         yield Rejected(where=where, reason=record)
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet
 
-        try:
-            return pyarrow.parquet.ParquetFile(self._path)
-        except (pa.ArrowException, OSError) as error:
-            raise SourceInvalid(f"{self._label} cannot be read as Parquet: {error}") from error
+        with self._file.open() as file:
+            try:
+                # Behind a URL, one request for the columns of a row group, not one for each.
+                parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=self._file.is_remote)
+            except (pa.ArrowException, OSError) as error:
+                raise SourceInvalid(f"{self._label} cannot be read as Parquet: {error}") from error
+            with parquet:
+                yield parquet
+
+
+def _batches(parquet: Any, n_passed: int) -> Iterator[Any]:
+    """Record batches from a row on; the row groups before it are not read."""
+    size = _batch_rows(parquet.metadata)
+    for group in range(parquet.metadata.num_row_groups):
+        n_rows = parquet.metadata.row_group(group).num_rows
+        if n_passed >= n_rows:
+            n_passed -= n_rows
+            continue
+        for batch in parquet.iter_batches(batch_size=size, row_groups=[group]):
+            if n_passed >= batch.num_rows:
+                n_passed -= batch.num_rows
+                continue
+            yield batch.slice(n_passed)
+            n_passed = 0
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -79,7 +79,13 @@ class RecordReader:
         self.id_fields = (id_field,) if id_field else ID_FIELDS
         self.text_fields = (text_field,) if text_field else TEXT_FIELDS
         self.title_fields = (title_field,) if title_field else TITLE_FIELDS
+        self.has_id_field = id_field is not None
         self._title_is_wanted = title_field is not None
+
+    @property
+    def fields(self) -> tuple[tuple[str, ...], ...]:
+        """Where it looks for id, text and title."""
+        return tuple(self.id_fields), tuple(self.text_fields), tuple(self.title_fields)
 
     def check_fields(self, label: str, found: Collection[str]) -> None:
         """Raises SourceInvalid when the fields hold no id, no text, or not the title asked for."""

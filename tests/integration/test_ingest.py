@@ -139,6 +139,8 @@ def test_the_report_as_json_has_the_promised_fields(corpus: Corpus, write: Write
         "rejected_total": 1,
         "head_seq": 1,
         "warnings": [],
+        "passed_over": 0,
+        "went_on": 0,
     }
 
 

@@ -228,8 +228,8 @@ def test_damaged_compressed_data_are_said_so(write: Write) -> None:
         ("d.csv", "id,text\na,t\n".encode("utf-32"), r"UTF-32, expected UTF-8"),
         ("d.jsonl", b"PAR1....", r"is a Parquet file; add --format parquet"),
         ("d.csv", b"PK\x03\x04....", r"Excel workbook; unpack it, or export it as CSV"),
-        ("d.jsonl.zst", b"\x28\xb5\x2f\xfd...", r"ending; expected one of \.jsonl"),
-        ("d.jsonl", b"\x28\xb5\x2f\xfd...", r"zstd; unpack it first: unzstd d\.jsonl"),
+        ("d.jsonl.lz4", b"\x04\x22\x4d\x18...", r"ending; expected one of \.jsonl"),
+        ("d.jsonl.zst", b"\x28\xb5\x2f\xfd...", r"d\.jsonl\.zst cannot be read: "),
         ("d.json", b'[\n{"id": "a"}\n]', r"holds one JSON array.*jq -c '\.\[\]' d\.json"),
         ("d.jsonl", b'{"text": "t"}\n', r"has no id: looked for _id, id, doc_id; .* --id-field"),
         (
@@ -325,8 +325,8 @@ def test_options_that_do_not_fit_are_refused(write: Write, tmp_path: Path) -> No
         open_source(tmp_path, format="jsonl")
     with pytest.raises(SourceInvalid, match="not a BEIR folder: it has no corpus"):
         open_source(tmp_path / "..", format="beir")
-    with pytest.raises(SourceInvalid, match="is a URL; download it"):
-        open_source("https://example.org/docs.jsonl")
+    with pytest.raises(SourceInvalid, match="--table is for --format sql"):
+        open_source(path, table="docs")
     with pytest.raises(SourceInvalid, match="source name '' is not usable"):
         open_source(path, name="")
 
