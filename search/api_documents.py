@@ -15,7 +15,7 @@ from fastapi.exceptions import HTTPException, RequestValidationError
 
 from search import api_schema as schema
 from search.access import needs
-from search.api_limits import limits_of
+from search.api_limits import STREAM_STALL_S, limits_of
 from search.api_openapi import body_of, problems
 from search.api_search import check_batch
 from search.document_lines import LINES, LINES_BYTES, LineSplitter, Storing
@@ -29,7 +29,6 @@ from search.threads import Threads
 N_WRITING = 4
 N_READING = 2
 WAIT_VISIBLE_S = 30.0  # or what is left until the deadline, if that is less
-STREAM_STALL_S = 60.0  # a stream may take as long as it likes, if it gets on
 
 JSON_TYPES = ("application/json",)
 LINES_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # A probe must tell what is wrong with a busy process, a stream of events holds nothing up, and the
 # way back must be open to an operator whatever the load.
 UNCOUNTED = frozenset({"/healthz", "/readyz", "/metrics", "/events", "/rollback"})
+STREAM_STALL_S = 60.0  # a streamed body, in or out, may take as long as it likes if it gets on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,24 +124,19 @@ class _Limits:
                 self._counter.under_way -= 1
 
     async def _held(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold the request to its size and its deadline; end a stream that would never end."""
+        """Hold the request to its size and its deadline."""
         task = asyncio.current_task()
         assert task is not None
         timeout = asyncio.timeout(self._limits.deadline_s)
         held = RequestLimits(self._limits, self._counter, timeout)
         scope.setdefault("state", {})["limits"] = held
-        has_started = has_ended = is_endless = False
+        has_started = False
 
         async def watched(message: Message) -> None:
-            nonlocal has_started, has_ended, is_endless
-            if has_started:
-                has_ended = not message.get("more_body", False)
-            else:
-                has_started = True
-                if _is_event_stream(message):
-                    is_endless = True
-                    held.lift_deadline()
-                    self._drain.add_stream(task)
+            nonlocal has_started
+            if message.get("more_body", False):
+                held.renew_deadline(STREAM_STALL_S)
+            has_started = True
             await send(message)
 
         try:
@@ -155,24 +151,11 @@ class _Limits:
             )
             await _refuse(error, scope, receive, send)
         except asyncio.CancelledError:
-            if not self._drain.begun or (has_started and not is_endless):
+            if has_started or not self._drain.begun:
                 raise
             task.uncancel()
-            if not has_started:
-                error = NotReady("this process is on its way out and could wait no longer")
-                await _refuse(error, scope, receive, send)
-            elif not has_ended:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            if is_endless:
-                self._drain.remove_stream(task)
-
-
-def _is_event_stream(start: Message) -> bool:
-    return any(
-        name == b"content-type" and value.startswith(b"text/event-stream")
-        for name, value in start["headers"]
-    )
+            error = NotReady("this process is on its way out and could wait no longer")
+            await _refuse(error, scope, receive, send)
 
 
 def _sized(scope: Scope, receive: Receive, held: RequestLimits) -> Receive:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-
 
 class Drain:
-    """Whether this process is on its way out. Safe to use from several threads and from a signal
-    handler."""
+    """Whether this process is on its way out. May be begun in any thread, and in a signal handler;
+    an answer that would never end looks here now and then, and ends."""
 
     def __init__(self) -> None:
         self._begun = False
-        self._streams: dict[asyncio.Task[object], asyncio.AbstractEventLoop] = {}
 
     @property
     def begun(self) -> bool:
         return self._begun
 
     def begin(self) -> None:
-        """Answer no more readiness checks with yes, and end the streams that would never end."""
+        """From now on this process says that it is not ready."""
         self._begun = True
-        for task, loop in list(self._streams.items()):
-            loop.call_soon_threadsafe(task.cancel)
-
-    def add_stream(self, task: asyncio.Task[object]) -> None:
-        """The task sends a stream without an end: it is cancelled when the drain begins."""
-        self._streams[task] = task.get_loop()
-        if self.begun:
-            task.cancel()
-
-    def remove_stream(self, task: asyncio.Task[object]) -> None:
-        self._streams.pop(task, None)

@@ -318,22 +318,26 @@ def test_a_body_beyond_the_limit_is_refused_however_it_comes(
     assert is_problem(answer, 413)
 
 
-def test_settings_may_allow_less(running: Running) -> None:
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(running: Running) -> None:
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        connection.sendall(
+            b"PUT /documents HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+        )
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_settings_may_allow_less(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = running.service.limits
-    running.service.limits = dataclasses.replace(limits, max_query_chars=5, max_k=3, max_batch=1)
-    try:
-        app = create_app(running.service, problems=PROBLEMS)
-    finally:
-        running.service.limits = limits
-    client = TestClient(app, base_url=LOCAL)
-    running.service.limits = dataclasses.replace(limits, max_query_chars=5, max_k=3, max_batch=1)
-    try:
-        assert client.get("/search?q=words&k=3").status_code == 200
-        assert is_problem(client.get("/search?q=longer"), 422)
-        assert is_problem(client.get("/search?q=words&k=4"), 422)
-        assert is_problem(client.post("/search/batch", json={"queries": [{"query": "a"}] * 2}), 422)
-    finally:
-        running.service.limits = limits
+    less = dataclasses.replace(limits, max_query_chars=5, max_k=3, max_batch=1)
+    monkeypatch.setattr(running.service, "limits", less)
+    client = TestClient(create_app(running.service, problems=PROBLEMS), base_url=LOCAL)
+
+    assert client.get("/search?q=words&k=3").status_code == 200
+    assert is_problem(client.get("/search?q=longer"), 422)
+    assert is_problem(client.get("/search?q=words&k=4"), 422)
+    assert is_problem(client.post("/search/batch", json={"queries": [{"query": "a"}] * 2}), 422)
 
 
 # -- search ----------------------------------------------------------------------------------------
