@@ -213,7 +213,7 @@ class OperationsPage:
 
     def _plot(self, build: Json) -> Markup:
         rates = self._throughput.rates(build["build_id"])
-        if not rates:
+        if not any(rate for _, rate in rates):
             return Markup("")
         span = -rates[0][0]
         since = f"{span:.0f} s ago" if span < 100 else f"{span / 60:.0f} min ago"

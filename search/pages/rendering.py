@@ -118,6 +118,7 @@ def _templates() -> jinja2.Environment:
         size=_size,
         duration=_duration,
         when=_when,
+        age=lambda at: _when(at).replace(" ago", "").replace("just now", "a moment"),
         metric=_metric,
         prose=_prose,
         words=lambda text: str(text).replace("_", " "),

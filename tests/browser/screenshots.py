@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="pages whose name begins with this")
     out, only = parser.parse_args().out, parser.parse_args().only
     out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     for taken in take(out, only):
         log.info("%s", taken)
 

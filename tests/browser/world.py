@@ -72,7 +72,12 @@ class World:
 def running(folder: Path, *, is_empty: bool = False, **settings: Any) -> Iterator[World]:
     """docs@2 is live and docs@1 standby; help@3 waits to be built. is_empty: nothing is there."""
     data = DataDirectory(
-        Settings(data_dir=folder / "data", evaluation_dir=str(folder / "judged"), **settings)
+        Settings(
+            data_dir=folder / "data",
+            evaluation_dir=str(folder / "judged"),
+            feedback_enabled=True,
+            **settings,
+        )
     )
     with data:
         if not is_empty:

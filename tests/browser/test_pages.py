@@ -1,0 +1,299 @@
+"""The pages in a real browser, on a real service: what people do, and what they must not notice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from search.feedback_reports import feedback_summary, votes_summary
+from tests.browser.accessibility import faults, tab_stops
+from tests.browser.chromium import NoBrowser, browser
+from tests.browser.world import QUERIES, World, running, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+WAIT_MS = 60_000
+FILTER = QUERIES[2]
+COMPARED = "left=docs%401:hybrid&right=docs%402:hybrid"
+PHONE = {"width": 375, "height": 780}
+PATHS = (
+    "/",
+    f"/?q={FILTER}&filter=lang%3Den",
+    "/?q=nothing&mode=lexical&filter=year%3E%3D2030",
+    "/?q=wrong&k=none",
+    "/document/help%2F9?q=filter",
+    f"/compare?q={FILTER}&{COMPARED}",
+    "/compare?as=file",
+    "/operations",
+    "/operations/confirm?action=rollback&subject=docs%401",
+    "/models",
+    "/models/help@2",
+    "/document/none",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    try:
+        with browser() as opened:
+            yield opened
+    except NoBrowser as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def world(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    del chromium  # without a browser there is no need for a service
+    with running(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser complained of in the test."""
+    return []
+
+
+@pytest.fixture
+def page(chromium: Browser, world: World, complaints: list[str]) -> Iterator[Page]:
+    """A tab; whatever the browser complains of in it fails the test."""
+    with opened_page(chromium, world, complaints) as page:
+        yield page
+    assert complaints == []
+
+
+class opened_page:
+    """A tab in a browser of its own."""
+
+    def __init__(
+        self, chromium: Browser, world: World, complaints: list[str], **options: Any
+    ) -> None:
+        self._context: BrowserContext = chromium.new_context(base_url=world.url, **options)
+        self._context.set_default_timeout(WAIT_MS)
+        self._complaints = complaints
+
+    def __enter__(self) -> Page:
+        page = self._context.new_page()
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        page.add_init_script(
+            "addEventListener('securitypolicyviolation', (event) => "
+            "console.error('policy', event.violatedDirective, event.blockedURI))"
+        )
+        return page
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self._complaints.append(message.text)
+
+    def __exit__(self, *_error: object) -> None:
+        self._context.close()
+
+
+# -- searching -------------------------------------------------------------------------------------
+
+
+def test_somebody_searches_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/")
+    page.keyboard.type(FILTER)
+    page.keyboard.press("Enter")
+    page.locator(".hit").first.wait_for()
+
+    assert page.locator("#q").evaluate("field => field === document.activeElement")
+    assert page.locator("#hit-1 mark").all_inner_texts()[:2] == ["Clean", "water"]
+    assert re.search(r"10 hits in [\d.]+\sms from generation docs@2", page.inner_text("#summary"))
+    assert "10 hits" in page.inner_text("#said")
+    page.locator("body").press("Escape")
+    while page.evaluate("document.activeElement.textContent") != "Clean the water filter":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/document/**")
+    assert page.inner_text("h1") == "Clean the water filter"
+    page.go_back()
+    page.locator(".hit").first.wait_for()
+    page.locator("body").press("/")
+    assert page.locator("#q").evaluate("field => field === document.activeElement")
+
+
+def test_a_filter_and_a_mode_narrow_what_is_shown(page: Page) -> None:
+    page.goto(f"/?q={FILTER}")
+    page.locator("#hit-1 .fact", has_text="devices").click()
+    page.get_by_text("topic=devices").wait_for()
+    assert page.locator(".hit").count() == 2
+    page.get_by_label("lexical").check(force=True)
+    page.wait_for_url("**mode=lexical**")
+    assert page.locator("#hit-1 .leg").count() == 1
+    page.get_by_label("topic=devices").click()
+    page.wait_for_function("!location.search.includes('filter')")
+    page.go_back()
+    page.get_by_text("topic=devices").wait_for()
+
+
+def test_a_document_that_is_a_script_is_shown_and_never_run(page: Page) -> None:
+    page.goto("/?q=scripts+such+as&filter=topic%3Dsearch")
+    page.get_by_role("link", name="Scripts such as <script>").click()
+    page.wait_for_url("**/document/**")
+
+    assert "document.title = 'broken'" in page.inner_text("h1")
+    assert "<img src=x onerror=alert(1)>" in page.inner_text("article")
+    assert page.title() != "broken"
+
+
+def test_clicks_and_thumbs_come_into_the_log(page: Page, world: World) -> None:
+    before = feedback_summary(world.data.database)
+    page.goto(f"/?q={FILTER}")
+    thumb = page.locator("#hit-1").get_by_role("button", name="Relevant", exact=True)
+    thumb.click()
+    page.locator("#hit-1 [aria-pressed=true]").wait_for()
+    assert page.inner_text("#said") == "Kept: Relevant"
+    page.locator("#hit-2 h2 a").click()
+    page.wait_for_url("**/document/**")
+    page.reload()
+
+    after = feedback_summary(world.data.database)
+    assert after["judgments"] - before["judgments"] == 1
+    assert after["clicks"] - before["clicks"] == 1  # once, although the page was loaded twice
+
+
+def test_everything_works_without_javascript(
+    chromium: Browser, world: World, complaints: list[str]
+) -> None:
+    with opened_page(chromium, world, complaints, java_script_enabled=False) as page:
+        page.goto("/")
+        page.get_by_role("searchbox").fill(FILTER)
+        page.get_by_role("button", name="Search").click()
+        page.locator("#hit-1").get_by_role("button", name="Relevant", exact=True).click()
+        assert "Relevant: help/9" in page.inner_text("main")
+        page.goto(f"/compare?q={FILTER}&{COMPARED}")
+        page.get_by_role("button", name="Neither").click()
+        assert "Your vote is kept" in page.inner_text("main")
+        page.goto("/operations")
+        page.get_by_role("link", name="Roll back…").click()
+        assert page.inner_text("h1") == "Roll back to docs@1?"
+        page.get_by_role("link", name="Leave it as it is").click()
+        assert page.inner_text("h1") == "Operations"
+    assert world.live() == "docs@2"
+
+
+# -- comparing -------------------------------------------------------------------------------------
+
+
+def test_two_generations_are_compared_and_voted_on(page: Page, world: World) -> None:
+    page.goto("/compare")
+    page.get_by_label("Query").fill(FILTER)
+    page.get_by_label("Left").select_option("docs@1:hybrid")
+    page.get_by_label("Right").select_option("docs@2:hybrid")
+    page.get_by_role("button", name="Compare").click()
+    page.locator(".sides").wait_for()
+
+    left, right = page.locator(".sides > section").all()
+    gone, new = left.locator("li.gone").count(), right.locator("li.new").count()
+    assert gone == new
+    assert right.locator("li").count() == 10
+    assert page.locator("#left-name").inner_text() == "docs@1, hybrid"
+    page.get_by_role("button", name="Right, docs@2").click()
+    page.locator(".vote", has_text="Your vote is kept").wait_for()
+    (row,) = votes_summary(world.data.database)
+    assert (row["one"], row["other"], row["other_better"]) == ("docs@1", "docs@2", 1)
+
+
+def test_a_file_of_queries_is_compared(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "queries.txt"
+    path.write_text("\n".join(QUERIES))
+    page.goto("/compare?as=file")
+    page.locator("#file").set_input_files(path)
+    page.wait_for_function("document.getElementById('queries').value.includes('warm')")
+    page.get_by_label("Left").select_option("docs@2:lexical")
+    page.get_by_label("Right").select_option("docs@2:hybrid")
+    page.get_by_role("button", name="Compare all").click()
+
+    page.get_by_role("heading", name="5 queries").wait_for()
+    rows = page.get_by_role("region", name="Query by query").locator("tbody tr")
+    assert rows.count() == 5
+    rows.first.get_by_role("link").click()
+    assert page.locator(".sides").is_visible()
+
+
+# -- for everybody ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_readable_and_usable_in(
+    chromium: Browser, world: World, scheme: Literal["light", "dark"]
+) -> None:
+    complaints: list[str] = []
+    found = {}
+    with opened_page(
+        chromium, world, complaints, color_scheme=scheme, viewport={"width": 1280, "height": 800}
+    ) as page:
+        for path in PATHS:
+            page.goto(path)
+            found[path] = faults(page)
+            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+            found[f"{path} on a phone"] = faults(page)
+            page.set_viewport_size({"width": 1280, "height": 800})
+    assert {path: wrong for path, wrong in found.items() if wrong} == {}
+    statuses = [text for text in complaints if "status of 4" not in text]  # pages that say so
+    assert statuses == []
+
+
+def test_the_tab_key_leads_through_a_page_in_its_order(page: Page) -> None:
+    page.goto(f"/compare?q={FILTER}")
+    page.evaluate("document.activeElement.blur()")
+    page.locator("body").evaluate("body => { getSelection().collapse(body, 0); }")
+
+    stops = tab_stops(page, 9)
+    assert stops[0] == "Skip to content"
+    assert stops[1:6] == ["reindexer", "Search", "Compare", "Operations", "Models"]
+    page.goto("/models")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+# -- operating -------------------------------------------------------------------------------------
+
+
+def test_a_build_is_watched_cut_over_to_and_rolled_back_from(page: Page, world: World) -> None:
+    page.goto("/operations")
+    page.get_by_label("Model").select_option("help@3")
+    page.get_by_role("button", name="Start the build").click()
+
+    build = page.locator("#build-3")
+    build.get_by_text(re.compile("queued|running")).first.wait_for()
+    build.locator(".state.done").wait_for()  # without anybody loading the page again
+    assert build.get_by_text("412 of 412").is_visible()
+    page.locator("#report-docs-3").get_by_text("passed").first.wait_for()
+
+    cut_over = page.get_by_role("row", name="docs@3").get_by_role("link", name="Cut over…")
+    cut_over.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("heading", name="Cut over to docs@3?").wait_for()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert world.live() == "docs@2"
+    cut_over.click()
+    dialog.get_by_role("button", name="Cut over to docs@3").click()
+    page.get_by_text("docs@3 is live.").wait_for()
+    assert world.live() == "docs@3"
+    until(lambda: "docs@3" in page.locator("#pointers .card").first.inner_text())
+
+    page.get_by_role("row", name="docs@2").get_by_role("link", name="Roll back…").click()
+    dialog.get_by_role("button", name="Roll back to docs@2").click()
+    page.get_by_text("Rolled back: docs@2 is live again.").wait_for()
+    assert world.live() == "docs@2"
+    assert page.locator("#events").get_by_text("rollback").first.is_visible()
+
+
+def test_a_training_report_runs_nothing(chromium: Browser, world: World) -> None:
+    complaints: list[str] = []
+    with opened_page(chromium, world, complaints) as page:
+        page.goto("/models/help@2/report")
+        assert page.title() == "Report"
+        assert page.inner_text("h1") == "help@2 is better"
+    assert any("sandboxed" in text or "Content Security" in text for text in complaints)
