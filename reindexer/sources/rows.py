@@ -118,16 +118,20 @@ class RecordReader:
                     f"{_listed(list(record))}"
                 )
             document = Document.of(
-                doc_id=record[id_field],
+                doc_id=_id(record[id_field]),
                 text=record[text_field],
                 title=record[title_field] if title_field else "",
                 metadata=_metadata(record, (id_field, text_field, title_field)),
                 source=self.source,
             )
         except InvalidDocument as error:
-            doc_id = _usable_id(record[id_field]) if id_field else None
+            doc_id = _usable_id(_id(record[id_field])) if id_field else None
             return Rejected(where=where, reason=str(error), doc_id=doc_id)
         return Row(where=where, document=document)
+
+
+def _id(value: object) -> object:
+    return str(value) if isinstance(value, uuid.UUID) else value
 
 
 def _usable_id(value: object) -> str | None:
