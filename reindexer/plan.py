@@ -146,7 +146,7 @@ def _version(data: DataDirectory, model: str) -> Iterator[tuple[ModelVersion, Mo
             raise
     with _own_folder(data) as folder:
         registry = ModelRegistry(folder)
-        version = registry.register(model)
+        version = registry.register(model, remote=data.remote_access())
         # The same weights may be registered under this name already.
         for known in data.registry.list():
             if known.name == version.name and known.fingerprint == version.fingerprint:
@@ -169,16 +169,9 @@ def _own_folder(data: DataDirectory) -> Iterator[Path]:
 
 
 def _load(data: DataDirectory, registry: ModelRegistry, version: ModelVersion) -> Encoder:
-    from training.encoder import Encoder  # brings torch in
+    from training.encoder_opening import open_encoder
 
-    settings = data.settings
-    return Encoder(
-        registry.resolve(str(version)),
-        device=settings.device,
-        dtype=settings.dtype,
-        max_batch_tokens=settings.max_batch_tokens,
-        cache_dir=data.path / "cache",
-    )
+    return open_encoder(registry.resolve(str(version)), **data.encoder_options())
 
 
 def _there_already(data: DataDirectory, recipe: Recipe) -> Generation | None:

@@ -104,6 +104,18 @@ class Settings:
     max_batch_tokens: int | None = _setting(
         "encoder.max_batch_tokens", None, "padded tokens in one batch; auto unless given", low=1
     )
+    encoder_api_key: str | None = _setting(
+        "encoder.api_key", None, "API key of remote models; never stored with one", secret=True
+    )
+    encoder_url: str | None = _setting(
+        "encoder.url", None, "ask remote models here, instead of where they were registered"
+    )
+    encoder_timeout_s: float = _setting(
+        "encoder.timeout_s", 60.0, "how long one request to a remote model may take", low=0.1
+    )
+    encoder_concurrency: int = _setting(
+        "encoder.concurrency", 4, "requests to a remote model at once", low=1, high=256
+    )
     window: int | None = _setting(
         "build.window",
         None,

@@ -376,7 +376,12 @@ def _ahead(begun: Iterator[Arriving | None], n: int) -> Iterator[Arriving | None
 
 
 def load_model(version: ModelVersion) -> SentenceTransformer:
-    """The version's modules on the CPU in fp32. Raises ModelDamaged."""
+    """The version's modules on the CPU in fp32. Raises ModelDamaged, ModelUnsupported."""
+    if version.is_remote:
+        raise ModelUnsupported(
+            f"model {version} is loaded elsewhere ({version.base}): there are no weights here to "
+            "train or to compare; take a version that has some, as `reindexer models list` shows"
+        )
     try:
         with _quiet_transformers():
             model = SentenceTransformer(

@@ -6,6 +6,7 @@ TrainingError
 ├── ModelUnsafe            pickled weights, or code of its own without permission
 ├── ModelUnsupported       modules, settings or an architecture that cannot be encoded with here
 ├── EncodingFailed         a text could not be encoded; carries its position where there is one
+│   └── ModelChanged       a remote endpoint serves another model than the registered one
 ├── JudgmentsInvalid       queries or qrels that cannot be used
 ├── PairsInvalid           training pairs that cannot be read, or do not fit the loss
 ├── EndpointRefused        a language model's endpoint refuses whatever is asked: key, name, address
@@ -49,6 +50,10 @@ class EncodingFailed(TrainingError):
         """index: position of the text among those given, where one text is to blame."""
         super().__init__(message)
         self.index = index
+
+
+class ModelChanged(EncodingFailed):
+    """A remote endpoint serves another model than the one that was registered."""
 
 
 class JudgmentsInvalid(TrainingError):

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from training.encoder_opening import open_encoder
 from training.errors import EncodingFailed
 from training.evaluation import Matrix, TextEncoder, evaluate_dims
 from training.metrics import Scores
@@ -97,7 +98,7 @@ def measure_apart(
 ) -> Measurement:
     """The same in a new process, which loads the version itself and ends with the measurement.
 
-    encoder_options: keyword arguments of Encoder. Raises what loading and `measure` raise, and
+    encoder_options: keyword arguments of open_encoder. Raises what loading and `measure` raise, and
     EncodingFailed when the process was ended from outside.
     """
     context: Any = multiprocessing.get_context(_START)
@@ -144,9 +145,7 @@ def _measure_and_send(
     """Sends the number of documents done, again and again, and at last a Measurement or an
     exception."""
     try:
-        from training.encoder import Encoder
-
-        encoder = Encoder(version, **encoder_options)
+        encoder = open_encoder(version, **encoder_options)
         sender.send(measure(str(version), encoder, folder, split, dims, sender.send))
     except Exception as error:
         sender.send(error)

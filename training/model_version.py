@@ -16,6 +16,7 @@ from training.model_files import matters_for_vectors
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+REMOTE = "remote"  # pooling of a model that is loaded elsewhere
 
 _TYPES: Mapping[str, type | UnionType] = {  # of the fields that are not text
     "number": int,
@@ -52,7 +53,7 @@ class ModelVersion:
     max_tokens: int  # of one text, prompt and special tokens included
     query_prompt: str
     document_prompt: str
-    pooling: str  # mean, cls, lasttoken, ..., static; mean+max where two are joined
+    pooling: str  # mean, cls, lasttoken, ..., static, remote; mean+max where two are joined
     normalize: bool  # the model itself normalises; rows are normalised in any case
     truncate_dim: int | None  # Matryoshka: keep the first so many dimensions
     similarity: str  # what the model was made for: cosine, dot, ...
@@ -66,6 +67,11 @@ class ModelVersion:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.number}"
+
+    @property
+    def is_remote(self) -> bool:
+        """No weights here: `training.remote_encoder` asks where they are."""
+        return self.pooling == REMOTE
 
     @property
     def size_bytes(self) -> int:

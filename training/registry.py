@@ -17,7 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.errors import ModelDamaged, ModelNotFound, ModelUnsupported, TrainingError
+from training.errors import (
+    ModelDamaged,
+    ModelNotFound,
+    ModelUnsafe,
+    ModelUnsupported,
+    TrainingError,
+)
 from training.kill_points import reached
 from training.model_card import CARD, render
 from training.model_description import ModelDescription, describe
@@ -31,6 +37,7 @@ from training.model_version import (
     fingerprint,
     read_manifest,
 )
+from training.remote_ref import RemoteAccess, is_remote, parse_ref
 
 __all__ = ["ModelFile", "ModelRegistry", "ModelVersion"]
 
@@ -62,27 +69,38 @@ class ModelRegistry:
         trust_remote_code: bool = False,
         metrics: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
+        remote: RemoteAccess | None = None,
         document: Callable[[ModelVersion, Path], None] | None = None,
     ) -> ModelVersion:
         """Copy a model into the registry as the next version of its name, and return it.
 
         ref: a folder, `package:NAME` (a Python package that ships a model), or a hub id
-        (`organisation/name`, `organisation/name@revision`). Settings left out are the model's own.
+        (`organisation/name`, `organisation/name@revision`); or a model that is asked elsewhere,
+        `openai:URL#MODEL` or `tei:URL`, with `remote` saying how. Settings left out are the
+        model's own.
         pooling (mean, cls, lasttoken) is for a folder that has no sentence-transformers
         configuration. The same files with the same settings give the version that is there already.
         A version with a lineage gets a model card as its README.md. document: writes further
         documentation (.md, .html) into the folder it is given, for the version as it will be named;
         while it does, nothing else can be registered.
 
-        Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported; TrainingError when the
-        registry cannot be written.
+        Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported; EndpointRefused and
+        EndpointUnavailable for a remote model; TrainingError when the registry cannot be written.
         """
+        if is_remote(str(ref)):
+            return self._register_remote(
+                str(ref),
+                remote,
+                metrics=metrics,
+                name=name,
+                truncate_dim=truncate_dim,
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
+                max_tokens=max_tokens,
+            )
         folder = find_model(str(ref), trust_remote_code=trust_remote_code)
         name = name_from(str(ref)) if name is None else name
-        if not _NAME.fullmatch(name):
-            raise ModelNotFound(
-                f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-' (--name)"
-            )
+        _check_name(name)
         model = describe(folder, trust_remote_code=trust_remote_code, pooling=pooling)
         version = _describe_version(
             folder,
@@ -114,6 +132,15 @@ class ModelRegistry:
         Raises ModelDamaged when the files are not those of the manifest, ModelUnsafe,
         ModelUnsupported; TrainingError when the registry cannot be written.
         """
+        if version.is_remote:  # the manifest was checked; the probes are, when it is loaded
+            if not trust_remote_code:
+                raise ModelUnsafe(
+                    f"{version} is loaded elsewhere, and texts and the key would be sent to "
+                    f"{version.base}. If you trust it: --trust-remote-code; or register it yourself"
+                )
+            found = replace(version, name=version.name if name is None else name)
+            _check_name(found.name)
+            return self._keep(found, version.path, {}, make_card=False)
         model = describe(version.path, trust_remote_code=trust_remote_code)
         found = _describe_version(
             version.path,
@@ -143,6 +170,25 @@ class ModelRegistry:
             lineage=version.lineage,
         )
         return self._keep(found, version.path, {}, make_card=False)
+
+    def _register_remote(
+        self,
+        ref: str,
+        access: RemoteAccess | None,
+        *,
+        metrics: Mapping[str, Any] | None,
+        **settings: Any,
+    ) -> ModelVersion:
+        from training.remote_model import REMOTE_FILE, describe_remote, is_same_remote
+
+        access = RemoteAccess.from_environment() if access is None else access
+        version, content = describe_remote(parse_ref(ref), access, **settings)
+        _check_name(version.name)
+        for stored in reversed(self.list()):
+            if is_same_remote(stored, version, content):
+                return stored
+        version = replace(version, metrics=dict(metrics or {}))
+        return self._keep(version, self.root, {REMOTE_FILE: content}, make_card=False)
 
     def get(self, name: str, number: int) -> ModelVersion:
         """One version by its number. Raises ModelNotFound, ModelDamaged."""
@@ -328,6 +374,13 @@ class ModelRegistry:
         if not names:
             return "the registry is empty. Run `reindexer models register REF`"
         return f"there are {', '.join(names)}. See `reindexer models list`"
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ModelNotFound(
+            f"{name!r} cannot be a model's name; use letters, digits, '.', '_' and '-' (--name)"
+        )
 
 
 def _describe_version(

@@ -34,12 +34,14 @@ class SearchClient:
         base_url: str,
         *,
         api_key: str | None = None,
+        token: str | None = None,
         patience: Patience | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """transport: of httpx, for proxies, certificates of one's own, and tests."""
+        """token: of the service that owns a data directory, instead of a key. transport: of
+        httpx, for proxies, certificates of one's own, and tests."""
         self._patience = Patience() if patience is None else patience
-        self._http = httpx.Client(**http_options(base_url, api_key, transport))
+        self._http = httpx.Client(**http_options(base_url, api_key, token, transport))
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,9 @@ from search.client.calls import Call
 from search.client.errors import ClientError
 
 
-def http_options(base_url: str, api_key: str | None, transport: Any) -> dict[str, Any]:
+def http_options(
+    base_url: str, api_key: str | None, token: str | None, transport: Any
+) -> dict[str, Any]:
     """Keyword arguments of httpx's clients. Raises ClientError."""
     if not base_url.startswith(("http://", "https://")):
         raise ClientError(
@@ -17,6 +19,8 @@ def http_options(base_url: str, api_key: str | None, transport: Any) -> dict[str
     headers = {"accept": "application/json", "user-agent": "reindexer-client"}
     if api_key is not None:
         headers["authorization"] = f"Bearer {api_key}"
+    if token is not None:
+        headers["x-reindexer-token"] = token
     return {
         "base_url": base_url,
         "headers": headers,

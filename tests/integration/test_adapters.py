@@ -1,0 +1,269 @@
+"""The adapters in the real frameworks, against a real service."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reindexer.cli import SECTIONS
+from reindexer.service import ReindexerService
+from search.client import AsyncSearchClient, Document, SearchClient
+from tests.word_directory import WordDirectory
+
+WAIT_S = 30.0
+ROOT = Path(__file__).parents[2]
+Q = "T7 all of d7"  # the words of one document
+
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when Haystack is imported
+
+
+class Running:
+    """A service with a few documents that answers over a real socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.directory = WordDirectory(folder, run_worker=False)
+        for number in range(20):
+            self.directory.put(
+                f"d{number}", f"all of d{number}", title=f"T{number}", metadata={"year": number}
+            )
+        self.generation = self.directory.build("word@1")
+        self.directory.go_live(self.generation)
+        self.service = ReindexerService(self.directory, host="127.0.0.1", port=0)
+        self.url = self.service.url
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        self.service.run(on_ready=lambda _url: self._ready.set())
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        assert self._ready.wait(WAIT_S)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.service.stop()
+        self._thread.join(WAIT_S)
+        self.directory.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with Running(tmp_path_factory.mktemp("adapters") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(running: Running) -> Iterator[SearchClient]:
+    with SearchClient(running.url) as client:
+        yield client
+
+
+# -- LangChain -------------------------------------------------------------------------------------
+
+
+def test_langchain_retrieves(client: SearchClient, running: Running) -> None:
+    from search.adapters.langchain import ReindexerRetriever
+
+    retriever = ReindexerRetriever(client=client, k=3, mode="dense", filter={"year": {"gte": 5}})
+    found = retriever.invoke(Q)
+
+    assert len(found) == 3
+    assert (found[0].id, found[0].page_content) == ("d7", "all of d7")
+    assert found[0].metadata["title"] == "T7"
+    assert found[0].metadata["year"] == 7
+    assert found[0].metadata["found"]["generation"] == running.generation
+    assert all(one.metadata["year"] >= 5 for one in found)
+
+
+def test_langchain_retrieves_whole_documents_in_an_event_loop(
+    client: SearchClient, running: Running
+) -> None:
+    from search.adapters.langchain import ReindexerRetriever
+
+    text = "zanzibar " * 200
+    client.put([Document(doc_id="long", text=text)], wait=True)
+
+    async def work() -> list[Any]:
+        async with AsyncSearchClient(running.url) as other:
+            retriever = ReindexerRetriever(client=client, async_client=other, k=1, whole=True)
+            return await retriever.ainvoke("zanzibar")
+
+    (found,) = asyncio.run(work())
+    assert found.page_content == text
+    whole = ReindexerRetriever(client=client, k=1, whole=True).invoke("zanzibar")
+    assert whole[0].page_content == text
+    in_thread = asyncio.run(ReindexerRetriever(client=client, k=1).ainvoke("zanzibar"))
+    assert len(in_thread[0].page_content) < len(text)
+    client.delete(["long"], wait=True)
+
+
+def test_langchain_writes_what_it_finds_again(client: SearchClient) -> None:
+    from langchain_core.documents import Document as LangChainDocument
+
+    from search.adapters.langchain import ReindexerVectorStore
+
+    store = ReindexerVectorStore(client)
+    (first,) = store.add_texts(["xylophone music"], [{"title": "Xylophones", "year": 1800}])
+    ids = store.add_documents([LangChainDocument("ukulele music", id="u1"), LangChainDocument("x")])
+
+    (found, score), *_ = store.similarity_search_with_score("xylophone", k=2)
+    assert found.id == first
+    assert found.metadata["title"] == "Xylophones"
+    assert score > 0
+    assert store.similarity_search("music", k=4, filter={"year": 1800})[0].id == first
+    assert ids[0] == "u1"
+    assert [one.page_content for one in store.get_by_ids(["u1", "nobody"])] == ["ukulele music"]
+    ((_, relevance), *_) = store.similarity_search_with_relevance_scores("Xylophones xylophone music", k=1)
+    assert 0.9 < relevance <= 1.0
+    assert store.as_retriever(search_kwargs={"k": 1}).invoke("ukulele")[0].id == "u1"
+    assert store.delete([first, *ids])
+    assert store.get_by_ids([first, *ids]) == []
+
+
+def test_langchain_is_told_what_is_not_possible(client: SearchClient) -> None:
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+
+    from search.adapters.errors import NotPossible
+    from search.adapters.langchain import ReindexerVectorStore
+
+    store = ReindexerVectorStore(client)
+    with pytest.raises(NotPossible, match="add_texts"):
+        ReindexerVectorStore.from_texts(["a"], DeterministicFakeEmbedding(size=4))
+    with pytest.raises(NotPossible, match="would delete everything"):
+        store.delete()
+    with pytest.raises(NotPossible, match="2 texts, 1 metadatas"):
+        store.add_texts(["a", "b"], [{}])
+
+
+# -- LlamaIndex, Haystack --------------------------------------------------------------------------
+
+
+def test_llama_index_retrieves(client: SearchClient, running: Running) -> None:
+    from search.adapters.llama_index import ReindexerRetriever
+
+    retriever = ReindexerRetriever(client, k=2, mode="dense")
+    nodes = retriever.retrieve(Q)
+
+    assert [nodes[0].node.node_id, nodes[0].node.get_content()] == ["d7", "all of d7"]
+    assert nodes[0].score == pytest.approx(1.0, abs=1e-3)
+    assert nodes[0].node.metadata["title"] == "T7"
+
+    async def work() -> list[Any]:
+        async with AsyncSearchClient(running.url) as other:
+            return await ReindexerRetriever(client, async_client=other, k=2).aretrieve("all of d8")
+
+    assert len(asyncio.run(work())) == 2
+    assert len(asyncio.run(retriever.aretrieve(Q))) == 2
+
+
+def test_haystack_retrieves_in_a_pipeline_that_survives_yaml(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from haystack import Pipeline
+    from haystack.utils import Secret
+
+    from search.adapters.haystack import ReindexerRetriever
+
+    monkeypatch.setenv("REINDEXER_KEY", "rk_swordfish")
+    key = Secret.from_env_var("REINDEXER_KEY")
+    keyed = ReindexerRetriever.from_dict(ReindexerRetriever(running.url, api_key=key).to_dict())
+    assert keyed.api_key == key
+    assert "swordfish" not in str(keyed.to_dict())
+    pipeline = Pipeline()
+    pipeline.add_component("retriever", ReindexerRetriever(running.url, top_k=2, mode="dense"))
+
+    again = Pipeline.loads(pipeline.dumps(), unsafe=True)
+    found = again.run({"retriever": {"query": Q}})["retriever"]
+
+    assert found["generation"] == running.generation
+    assert [found["documents"][0].id, found["documents"][0].content] == ["d7", "all of d7"]
+    assert len(found["documents"]) == 2
+    few = {"query": Q, "top_k": 1, "filters": {"year": 3}}
+    (document,) = again.run({"retriever": few})["retriever"]["documents"]
+    assert document.id == "d3"
+    again.get_component("retriever").close()
+
+
+# -- MCP -------------------------------------------------------------------------------------------
+
+
+def test_an_assistant_searches_and_reads_over_stdio(running: Running) -> None:
+    from mcp import Client
+    from mcp.client.stdio import StdioServerParameters
+
+    assert "mcp" in SECTIONS["Documents and answers"]
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "reindexer", "mcp", "--data-dir", str(running.folder)],
+        cwd=str(ROOT),
+    )
+
+    async def work() -> None:
+        async with Client(server) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert set(tools) == {"search", "get_document", "status"}
+            assert all(
+                tool.annotations is not None and tool.annotations.read_only_hint
+                for tool in tools.values()
+            )
+            found = await client.call_tool("search", {"query": Q, "k": 2, "mode": "dense"})
+            assert found.structured_content is not None
+            assert found.structured_content["hits"][0]["doc_id"] == "d7"
+            document = await client.call_tool("get_document", {"doc_id": "d7"})
+            assert document.structured_content is not None
+            assert document.structured_content["text"] == "all of d7"
+            status = await client.call_tool("status", {})
+            assert status.structured_content is not None
+            assert status.structured_content["live"]["generation"] == running.generation
+            missing = await client.call_tool("get_document", {"doc_id": "nobody"})
+            assert missing.is_error
+            assert "no document 'nobody'" in str(missing.content)
+
+    asyncio.run(work())
+
+
+def test_an_assistant_is_told_that_nothing_serves(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reindexer", "mcp", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+    assert done.returncode == 1
+    assert "run `reindexer serve`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("langchain", "langchain_core", "langchain"),
+        ("llama_index", "llama_index", "llama-index"),
+        ("haystack", "haystack", "haystack"),
+        ("mcp", "mcp", "mcp"),
+    ],
+)
+def test_without_the_framework_the_extra_is_named(
+    module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.errors import ExtraMissing
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"search.adapters.{module}", raising=False)
+
+    with pytest.raises(ExtraMissing, match=rf"reindexer\[{extra}\]"):
+        importlib.import_module(f"search.adapters.{module}")

@@ -1,0 +1,37 @@
+"""A model version as an encoder, wherever its weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from training.model_version import ModelVersion
+from training.remote_ref import RemoteAccess
+
+if TYPE_CHECKING:
+    from training.encoder import Encoder
+
+
+def open_encoder(
+    version: ModelVersion,
+    *,
+    device: str = "auto",
+    dtype: Any = "auto",
+    max_batch_tokens: int | None = None,
+    cache_dir: Path | None = None,
+    remote: RemoteAccess | None = None,
+) -> Encoder:
+    """Loaded here, or asked elsewhere as `remote` says. Torch is imported for the first alone.
+
+    Raises what the constructors of Encoder and RemoteEncoder raise.
+    """
+    if version.is_remote:
+        from training.remote_encoder import RemoteEncoder
+
+        encoder = RemoteEncoder(version, access=remote, max_batch_tokens=max_batch_tokens)
+        return cast("Encoder", encoder)  # of the same shape, which a test compares
+    from training.encoder import Encoder
+
+    return Encoder(
+        version, device=device, dtype=dtype, max_batch_tokens=max_batch_tokens, cache_dir=cache_dir
+    )
