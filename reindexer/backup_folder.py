@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -26,6 +27,8 @@ from training.remote_folder import RemoteFolder
 
 FORMAT = 1
 _ID_CHECKSUM = 16  # hexadecimal digits of the SHA-256 in a backup's name
+_SHA256 = re.compile("[0-9a-f]{64}")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,254}")  # a version, or an analyzer's id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +117,11 @@ class Backup:
             for group in ("lexical", "models"):
                 value[group] = {name: _files(files) for name, files in value[group].items()}
             value["removed_models"] = tuple(value["removed_models"])
-            return cls(**value)
+            backup = cls(**value)
+            _check_names(backup)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise BackupDamaged(f"the backup's file cannot be read ({error})") from error
+        return backup
 
 
 class BackupFolder:
@@ -265,6 +270,20 @@ def _name(made_at: str, raw: bytes) -> str:
 
 def _checksum(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:_ID_CHECKSUM]
+
+
+def _check_names(backup: Backup) -> None:
+    """Names become paths, and the place may be anybody's: none may lead out of where it belongs.
+    Raises ValueError."""
+    for name in (*backup.models, *backup.lexical, *backup.removed_models):
+        if not _FOLDER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a folder")
+    for file in backup.files():
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\x00" in file.path:
+            raise ValueError(f"{file.path!r} leads out of the backup")
+        if not _SHA256.fullmatch(file.sha256) or type(file.n_bytes) is not int:
+            raise ValueError(f"{file.path!r} has no SHA-256 and size")
 
 
 def _files(values: Iterable[Mapping[str, Any]]) -> tuple[StoredFile, ...]:

@@ -408,7 +408,7 @@ def _settings() -> list[Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise SettingsInvalid(f"{path} cannot be read: {error}") from error
 
 
@@ -452,7 +452,7 @@ def _converted(name: str, value: Any, where: str) -> Any:
             raise ValueError
         if wanted is float and not math.isfinite(converted):
             raise ValueError
-    except ValueError:
+    except (ValueError, OverflowError):
         raise SettingsInvalid(f"{where} is {_shown(item, value)!r}, expected {expected}") from None
     low, high = item.metadata["low"], item.metadata["high"]
     if low is not None and converted < low:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from training.errors import PairsInvalid
 VERDICTS = ("ok", "mismatch", "unsure")
 COLUMNS = ("pair", "verdict", "weight", "anchor", "positive")
 _PAGE = Path(__file__).parent / "templates" / "audit_sheet.html"
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# As OWASP lists them; the wide ones are what an input method for East Asian text writes.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def _weight(value: str | None, where: str) -> float:
         weight = float((value or "").replace(",", "."))
     except ValueError:
         weight = 0.0
-    if weight <= 0:
+    if not 0 < weight < math.inf:
         raise PairsInvalid(
             f"{where}: the weight is {value!r}; expected the columns {', '.join(COLUMNS)} of a "
             "sheet that `reindexer pairs audit --sheet` wrote"

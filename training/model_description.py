@@ -14,6 +14,7 @@ from training.model_files import (
     find_modules,
     hidden_size,
     read_json,
+    reading,
     refuse_code,
     require_safetensors,
 )
@@ -66,6 +67,11 @@ def describe(
     Raises ModelNotFound (no model in it), ModelDamaged (files missing or unreadable), ModelUnsafe
     (pickles, code of its own), ModelUnsupported.
     """
+    with reading(folder):
+        return _describe(folder, trust_remote_code, pooling)
+
+
+def _describe(folder: Path, trust_remote_code: bool, pooling: str | None) -> ModelDescription:
     modules, added, notes = find_modules(folder, pooling)
     refuse_code(folder, modules, trust_remote_code)
     dim, found_pooling, normalize = 0, "none", False

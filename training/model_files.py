@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,11 +26,56 @@ _MODULES = {
 }
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Whoever wrote a model's configuration is not trusted: a value of a wrong kind, whatever it
+    breaks, is damage. Raises ModelDamaged."""
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ModelDamaged(
+            f"the configuration in {folder} cannot be used ({type(error).__name__}: {error}); "
+            "download or save the model again"
+        ) from error
+
+
 def files_to_keep(
     folder: Path, *, trust_remote_code: bool, pooling: str | None = None
 ) -> list[Path]:
     """The files of a model folder that a version holds, sorted: weights in safetensors,
-    configuration, tokenizer; no pickles, no exports for other runtimes, no training leftovers."""
+    configuration, tokenizer; no pickles, no exports for other runtimes, no training leftovers.
+
+    Raises ModelUnsafe for a link that leads out of the folder, and what `find_modules` raises.
+    """
+    with reading(folder):
+        kept = _files_to_keep(folder, trust_remote_code, pooling)
+        _refuse_links(folder, kept)
+    return kept
+
+
+def _refuse_links(folder: Path, files: Iterable[Path]) -> None:
+    """A folder from elsewhere may link to any file of this machine, which would be copied and then
+    pushed. The hub's own cache is made of links into its `blobs`, which stay inside the cache."""
+    root = folder.resolve()
+    is_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
+    allowed = root.parents[1] if is_cache else root
+    for file in files:
+        if not file.resolve().is_relative_to(allowed):
+            raise ModelUnsafe(
+                f"{file} is a link out of the model's folder, to {file.resolve()}; put the file "
+                "itself there, or leave it out"
+            )
+
+
+def _files_to_keep(folder: Path, trust_remote_code: bool, pooling: str | None) -> list[Path]:
     modules, _, _ = find_modules(folder, pooling)
     kept: set[Path] = set()
     for path in {folder, *(path for _, path in modules)}:
@@ -217,7 +263,7 @@ def read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
         if missing_ok:
             return {}
         raise ModelDamaged(f"{path} is missing; download or save the model again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelDamaged(f"{path} is not valid JSON ({error}); save the model again") from None
     if not isinstance(value, dict):
         raise ModelDamaged(f"{path} does not hold a JSON object; save the model again")

@@ -156,9 +156,12 @@ def parse_manifest(content: bytes, path: Path) -> ModelVersion:
     file names and fingerprint are checked. Raises ModelDamaged with what is wrong with it."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelDamaged(f"is not JSON ({error})") from error
-    if isinstance(value, dict) and value.get("format", 0) > MANIFEST_FORMAT:
+    made_as = value.get("format", 0) if isinstance(value, dict) else 0
+    if not isinstance(made_as, int):
+        raise ModelDamaged(f"is not a model manifest (format is {made_as!r})")
+    if made_as > MANIFEST_FORMAT:
         raise ModelDamaged(
             f"has format {value['format']}, this release reads up to {MANIFEST_FORMAT}; upgrade "
             "reindexer"
@@ -170,9 +173,13 @@ def parse_manifest(content: bytes, path: Path) -> ModelVersion:
     for item in fields(version):
         if not isinstance(getattr(version, item.name), _TYPES.get(item.name, str)):
             raise ModelDamaged(f"is not a model manifest ({item.name} is of a wrong type)")
-    for name in version.files:
+    if version.number < 0:
+        raise ModelDamaged(f"is not a model manifest (number is {version.number})")
+    for name, file in version.files.items():
         if not _is_inside(name):
             raise ModelDamaged(f"names a file that is not inside the model: {name!r}")
+        if type(file.size_bytes) is not int or not re.fullmatch("[0-9a-f]{64}", str(file.sha256)):
+            raise ModelDamaged(f"is not a model manifest (size or SHA-256 of {name!r})")
     if version.fingerprint != fingerprint(version):
         raise ModelDamaged("was changed after it was written")
     return version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterator
 
 import orjson
@@ -58,7 +59,7 @@ def unix_time(value: object) -> float | None:
             return None
         case bool():
             pass
-        case int() | float():
+        case int() | float() if math.isfinite(value):
             return value / 1_000 if abs(value) >= _MILLISECONDS else float(value)
         case datetime.datetime():
             zone = value.tzinfo or datetime.UTC

@@ -18,6 +18,7 @@ ID_FIELDS = ("_id", "id", "doc_id")
 TEXT_FIELDS = ("text", "contents", "content", "body")
 TITLE_FIELDS = ("title",)
 METADATA_FIELD = "metadata"
+MAX_NESTING = 100  # objects inside each other
 _SHOWN_FIELDS = 20
 _PLAIN_TYPES = frozenset({str, bool})
 
@@ -176,6 +177,8 @@ def _metadata(record: Mapping[str, object], used: tuple[str, str, str | None]) -
 
 def _collect(metadata: dict[str, object], name: str, value: object) -> None:
     if isinstance(value, dict):
+        if name.count(".") >= MAX_NESTING:
+            raise InvalidDocument(f"the field {name[:40]}… is nested more than {MAX_NESTING} deep")
         for key, item in value.items():
             _collect(metadata, f"{name}.{key}", item)
     elif isinstance(value, list | tuple):
