@@ -231,7 +231,7 @@ def _keep_database(
     tables: dict[str, StoredTable] = {}
     head, n_documents, live = 0, 0, None
     digest = CorpusDigest()
-    with data.database.read() as connection:
+    with data.database.read(slow=True) as connection:
         for name in table_names():
             files: list[StoredFile] = []
             n_rows = 0

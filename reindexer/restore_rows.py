@@ -55,7 +55,7 @@ def rows_of_backup(backup: Backup, fetched: FetchedObjects) -> Iterator[RowsOf]:
     database = Database(sqlite_url(fetched.folder / "older.db"))
     try:
         database.migrate(revision=backup.schema_revision)
-        with database.write() as connection:
+        with database.write(slow=True) as connection:
             for name in backup.tables:
                 connection.execute(sa.text(f'DELETE FROM "{name}"'))
                 columns, parts = stored(name)
@@ -76,7 +76,7 @@ def _read(connection: sa.Connection, name: str) -> tuple[Sequence[str], Iterator
 def replace_rows(data: DataDirectory, backup: Backup, rows_of: RowsOf, plan: RestorePlan) -> None:
     """All tables in one transaction: the moment in which the restore has happened."""
     digest = CorpusDigest()
-    with data.database.write() as connection:
+    with data.database.write(slow=True) as connection:
         empty_tables(connection)
         for name in table_names():
             columns, parts = rows_of(name)

@@ -20,6 +20,7 @@ from search.errors import WrongState
 from training.kill_points import reached
 
 _IDS_PER_QUERY = 500
+_COPY_FROM_ROWS = 50  # on PostgreSQL; below, the statements around a COPY cost more than it saves
 _TOMBSTONE: Mapping[str, object] = {
     "deleted": True,
     "source": "",  # nobody's: any source may put the document again
@@ -105,7 +106,7 @@ class Corpus:
             for seq, row in enumerate(rows, head + 1):
                 row["seq"], row["changed_at"] = seq, now
             if rows:
-                connection.exec_driver_sql(self._put_sql, rows)
+                self._write(connection, rows, stored)
                 head = _advance_head(connection, head + len(rows))
             reached("corpus.write")
         reached("corpus.commit")
@@ -115,6 +116,29 @@ class Corpus:
             unchanged=len(wanted) - len(rows) - len(refused),
             head_seq=head,
             refused=refused,
+        )
+
+    def _write(
+        self, connection: sa.Connection, rows: list[dict[str, object]], stored: Mapping[str, Any]
+    ) -> None:
+        """Insert or replace. The head is locked, so what was not stored is still not stored."""
+        if self._database.is_sqlite or len(rows) < _COPY_FROM_ROWS:
+            connection.exec_driver_sql(self._put_sql, rows)
+            return
+        fresh = [row for row in rows if row["doc_id"] not in stored]
+        replaced = [row for row in rows if row["doc_id"] in stored]
+        if fresh:
+            self._copy(connection, tables.documents.name, fresh)
+        if replaced:
+            connection.execute(_MAKE_INCOMING)
+            self._copy(connection, _INCOMING.name, replaced)
+            connection.execute(_MERGE_INCOMING)
+
+    def _copy(
+        self, connection: sa.Connection, table: str, rows: Sequence[Mapping[str, object]]
+    ) -> None:
+        self._database.copy_in(
+            connection, table, _WRITTEN, ([row[name] for name in _WRITTEN] for row in rows)
         )
 
     def delete(
@@ -232,6 +256,15 @@ _ROW = (
     tables.documents.c.title,
     tables.documents.c.metadata,
     tables.documents.c.text,
+)
+_WRITTEN = tuple(column.name for column in tables.documents.c)
+# What replaces rows on PostgreSQL, until the transaction ends.
+_INCOMING = sa.table("incoming", *(sa.column(name) for name in _WRITTEN))
+_MAKE_INCOMING = sa.text("CREATE TEMPORARY TABLE incoming (LIKE documents) ON COMMIT DROP")
+_MERGE_INCOMING = (
+    sa.update(tables.documents)
+    .where(tables.documents.c.doc_id == _INCOMING.c.doc_id)
+    .values({name: _INCOMING.c[name] for name in _WRITTEN if name != "doc_id"})
 )
 _CHANGES = (
     sa.select(*_ROW)

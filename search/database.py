@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from search.errors import DatabaseError, DatabaseTooNew, DatabaseUnavailable
 
 SCHEMA_REVISION = "0002"
 LOCK_WAIT_S = 60.0
+POOL_SIZE = 5  # connections of one process to PostgreSQL that stay open
+BURST_SIZE = 10  # and as many more while they are needed
+STATEMENT_TIMEOUT_S = 300.0  # on PostgreSQL
+IDLE_TIMEOUT_S = 60.0  # in an open transaction: whoever stands still there holds everybody up
 WRITE_CACHE_KIB = 65_536  # SQLite's own cache; a transaction that outgrows it is written twice
 READ_CACHE_KIB = 4_096
 _MIGRATION_LOCK = 727_413_001  # PostgreSQL advisory lock; any number that nobody else uses
@@ -269,32 +273,52 @@ votes = sa.Table(
 class Database:
     """An engine with our rules: one write lock at a time on SQLite, our errors, our migrations."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = POOL_SIZE,
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    ) -> None:
+        """pool_size: connections that this process keeps. statement_timeout_s: the longest that
+        one statement may take; 0 for no limit. Both are for PostgreSQL."""
         self.url = url
         self._is_sqlite = url.startswith("sqlite")
-        self.engine = _engine(url)
+        self.engine = _engine(url, pool_size, statement_timeout_s)
 
     @property
     def is_sqlite(self) -> bool:
         return self._is_sqlite
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A consistent snapshot to read from. Keep it short."""
+    def read(self, *, slow: bool = False) -> Iterator[sa.Connection]:
+        """A consistent snapshot to read from. Keep it short, or say that it is slow: no time-out
+        ends it then."""
         with _mapped_errors(self.url), self.engine.connect() as connection:
             if not self._is_sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
+                if slow:
+                    self._lift_timeouts(connection)
                 yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that may write; commits when the block ends without an error."""
+    def write(self, *, slow: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that may write; commits when the block ends without an error. slow: no
+        time-out ends it."""
         with _mapped_errors(self.url), self.engine.connect() as connection:
             if self._is_sqlite:
                 connection = connection.execution_options(reindexer_immediate=True)
             with connection.begin():
+                if slow:
+                    self._lift_timeouts(connection)
                 yield connection
+
+    def _lift_timeouts(self, connection: sa.Connection) -> None:
+        """Until the transaction ends."""
+        if not self._is_sqlite:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
     def upsert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """INSERT for this dialect, with on_conflict_do_update."""
@@ -312,6 +336,24 @@ class Database:
             return column.in_(sa.select(items.c.value))
         return column == sa.any_(sa.bindparam(parameter, type_=postgresql.ARRAY(sa.Text)))
 
+    def copy_in(
+        self,
+        connection: sa.Connection,
+        table: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+    ) -> None:
+        """Rows into a table of PostgreSQL, by COPY: the quickest way in for more than a few."""
+        names = ", ".join(f'"{column}"' for column in columns)
+        sql = f'COPY "{table}" ({names}) FROM STDIN'
+        driver: Any = connection.connection.driver_connection
+        try:
+            with driver.cursor() as cursor, cursor.copy(sql) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except self._driver_error as error:
+            raise self._wrapped(sql, None, error) from error
+
     def migrate(self, *, revision: str = "head") -> None:
         """Bring the schema to this release. Quick when it already is; safe to call at every start
         and from several processes at once. revision: an older one, for rows that are of it."""
@@ -324,7 +366,7 @@ class Database:
         config = Config()
         migrations = str(Path(__file__).parent / "migrations")
         config.set_main_option("script_location", migrations.replace("%", "%%"))
-        with self.write() as connection:
+        with self.write(slow=True) as connection:
             if not self._is_sqlite:
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
             if not _is_current(connection, self.url):  # another process may have been quicker
@@ -339,6 +381,16 @@ class Database:
     def close(self) -> None:
         self.engine.dispose()
 
+    @property
+    def _driver_error(self) -> type[Exception]:
+        return self.engine.dialect.loaded_dbapi.Error
+
+    def _wrapped(self, sql: str, values: Any, error: Exception) -> Exception:
+        """An error that came past SQLAlchemy, as SQLAlchemy would have raised it."""
+        return sa.exc.DBAPIError.instance(
+            sql, values, error, self._driver_error, dialect=self.engine.dialect
+        )
+
 
 class PreparedSelect:
     """One SELECT, rendered once and handed to the driver as it is: a third of the time it takes
@@ -346,9 +398,7 @@ class PreparedSelect:
 
     def __init__(self, database: Database, select: sa.Select[Any]) -> None:
         self._database = database
-        self._dialect = database.engine.dialect
-        self._errors = self._dialect.loaded_dbapi.Error
-        self.sql = str(select.compile(dialect=self._dialect))
+        self.sql = str(select.compile(dialect=database.engine.dialect))
 
     def values(self, **parameters: object) -> dict[str, object]:
         """The parameters as the driver takes them."""
@@ -368,15 +418,18 @@ class PreparedSelect:
                     cursor = connection.cursor()
                     cursor.execute(self.sql, values)
                     return list(cursor.fetchall())
-            except self._errors as error:
-                raise sa.exc.DBAPIError.instance(
-                    self.sql, values, error, self._errors, dialect=self._dialect
-                ) from error
+            except self._database._driver_error as error:
+                raise self._database._wrapped(self.sql, values, error) from error
 
 
-def open_database(url: str) -> Database:
+def open_database(
+    url: str,
+    *,
+    pool_size: int = POOL_SIZE,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+) -> Database:
     """Connect and migrate. Raises DatabaseUnavailable or DatabaseTooNew."""
-    database = Database(url)
+    database = Database(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
     try:
         database.migrate()
     except BaseException:
@@ -408,7 +461,7 @@ def _is_current(connection: sa.Connection, url: str) -> bool:
     return revision == SCHEMA_REVISION
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, pool_size: int, statement_timeout_s: float) -> sa.Engine:
     if url.startswith("sqlite"):
         return _sqlite_engine(url)
     scheme, separator, rest = url.partition("://")
@@ -418,11 +471,11 @@ def _engine(url: str) -> sa.Engine:
             "postgresql://user:password@host/name"
         )
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             f"postgresql+psycopg://{rest}",
             isolation_level="READ COMMITTED",  # a writer that waited sees what it waited for
-            pool_size=5,
-            max_overflow=10,
+            pool_size=pool_size,
+            max_overflow=BURST_SIZE,
             pool_pre_ping=True,
             connect_args={"connect_timeout": 10},
         )
@@ -436,6 +489,17 @@ def _engine(url: str) -> sa.Engine:
             "the database URL cannot be read; expected postgresql://user:password@host:port/name, "
             "with special characters of the password percent-encoded"
         ) from None
+
+    @sa.event.listens_for(engine, "connect")
+    def _set_timeouts(connection: Any, _record: Any) -> None:
+        for name, seconds in (
+            ("statement_timeout", statement_timeout_s),
+            ("idle_in_transaction_session_timeout", IDLE_TIMEOUT_S),
+        ):
+            connection.execute(f"SET {name} = {round(1_000 * seconds)}")
+        connection.commit()
+
+    return engine
 
 
 def _sqlite_engine(url: str) -> sa.Engine:
@@ -469,6 +533,8 @@ def _shown(url: str) -> str:
 
 
 _ADVICE = {
+    "statement timeout": "set database.statement_timeout_s higher, or see what keeps it waiting",
+    "idle-in-transaction": "this process stood still in the middle of a transaction; try again",
     "locked": f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again",
     "busy": f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again",
     "unable to open": "check that the folder exists and that you may write to it",

@@ -192,6 +192,45 @@ def test_get_many_returns_the_live_ones_with_their_seq(corpus: Corpus) -> None:
     assert found["d1000"].content_hash == doc("d1000").content_hash
 
 
+def test_a_large_put_does_what_small_ones_do(corpus: Corpus, database: Database) -> None:
+    """New, put again after a delete, edited, unchanged and refused, past the size from which
+    PostgreSQL copies rows."""
+    n = 200
+    awkward = "tab\t, backslash \\N \\., quote ', line\nend, \r\n, \u2028 \U0001f600"
+    corpus.put([doc(f"d{i:03}", source="other" if i < 5 else "default") for i in range(n)])
+    corpus.delete([f"d{i:03}" for i in range(100, 180)])
+    head = corpus.head()
+
+    result = corpus.put([doc(f"d{i:03}", awkward if i < 90 else "text") for i in range(2 * n)])
+
+    assert (result.added, result.changed, result.unchanged) == (n + 80, 85, 30)
+    assert set(result.refused) == {f"d{i:03}" for i in range(5)}
+    changes = corpus.changes(head, 1_000)
+    assert [change.seq for change in changes] == list(range(head + 1, result.head_seq + 1))
+    assert len(changes) == n + 80 + 85
+    assert corpus.get("d050") == doc("d050", awkward)
+    assert corpus.get("d150") == doc("d150")
+    assert corpus.count() == 2 * n
+    with database.read() as connection:
+        nulls = connection.execute(
+            sa.select(sa.func.count()).where(tables.documents.c.changed_at.is_(None))
+        ).scalar_one()
+    assert nulls == 0
+
+
+def test_a_large_put_that_fails_stores_nothing(corpus: Corpus, database: Database) -> None:
+    """Somebody has written past the head: the seq that comes next is taken."""
+    corpus.put([doc("a"), doc("b")])
+    with database.write() as connection:
+        connection.execute(sa.update(tables.corpus_head).values(seq=1))
+
+    with pytest.raises(DatabaseError, match="seq"):
+        corpus.put([doc(f"d{i}") for i in range(200)])
+
+    assert corpus.count() == 2
+    assert corpus.head() == 1
+
+
 def test_identities_stream_every_row(corpus: Corpus) -> None:
     corpus.put([doc(f"d{i}") for i in range(10)])
     corpus.delete(["d0"])
