@@ -38,7 +38,11 @@ class DataDirectory:
         self._on_store_wait: Callable[[str], None] | None = None
         self.path = settings.data_dir
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.database = open_database(settings.sql_url)
+        self.database = open_database(
+            settings.sql_url,
+            pool_size=settings.database_pool_size,
+            statement_timeout_s=settings.database_statement_timeout_s,
+        )
         self.corpus = Corpus(self.database)
         self.catalog = Catalog(self.database)
         self.journal = Journal(self.database)

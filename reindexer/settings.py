@@ -51,6 +51,18 @@ class Settings:
     database_url: str | None = _setting(
         "database.url", None, "SQLAlchemy URL; SQLite in the data directory unless given"
     )
+    database_pool_size: int = _setting(
+        "database.pool_size",
+        5,
+        "connections to PostgreSQL that a process keeps; 10 more while they are needed",
+        low=1,
+    )
+    database_statement_timeout_s: float = _setting(
+        "database.statement_timeout_s",
+        300.0,
+        "longest time that PostgreSQL may take for one statement; 0 for no limit",
+        low=0,
+    )
     store_kind: Literal["edge", "qdrant"] = _setting(
         "store.kind", "edge", "dense collections: embedded, or a Qdrant server"
     )
