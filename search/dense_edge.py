@@ -61,6 +61,11 @@ class EdgeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def create(self, name: str, spec: CollectionSpec) -> EdgeCollection:
+        if spec.terms:
+            raise StoreError(
+                f"{spec.generation} keeps its terms beside its vectors, which only a Qdrant server "
+                "does; set store.kind = qdrant, or lexical.kind = bm25s"
+            )
         owner = self._lock(name, wait_s=OWNER_WAIT_S)
         try:
             folder = self._root / name
@@ -68,7 +73,7 @@ class EdgeStore:
                 self._make(folder, spec)
             else:
                 check_same_spec(read_collection_file(folder).spec, spec, name)
-            return self._load(folder, owner)
+            return self._load(folder, owner, bulk=True)
         except BaseException:
             owner.release()
             raise
@@ -80,7 +85,7 @@ class EdgeStore:
         owner = self._lock(name, wait_s)
         try:
             check_fingerprint(read_collection_file(folder).spec, fingerprint, name)
-            return self._load(folder, owner)
+            return self._load(folder, owner, bulk=False)
         except BaseException:
             owner.release()
             raise
@@ -152,13 +157,13 @@ class EdgeStore:
         sync_folder(self._root)
         reached("collection.named")
 
-    def _load(self, folder: Path, owner: OwnerLock) -> EdgeCollection:
+    def _load(self, folder: Path, owner: OwnerLock, *, bulk: bool) -> EdgeCollection:
         described = read_collection_file(folder)
         with engine_errors(
             f"cannot open collection {folder.name!r} in {folder}", CollectionDamaged, REBUILD
         ):
             shard = engine.EdgeShard.load(str(folder / "shard"))
-            return EdgeCollection(folder, described, shard, owner)
+            return EdgeCollection(folder, described, shard, owner, bulk=bulk)
 
 
 def _shard_config(spec: CollectionSpec) -> engine.EdgeConfig:

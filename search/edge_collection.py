@@ -55,6 +55,9 @@ from training.kill_points import reached
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
 GIVE_WAY_S = 0.0002
+# Points between two flushes; opening after a kill reads so many again, 1 s for 25,000. The engine
+# keeps the GIL while it flushes, up to 0.1 s: seldom where searches would wait for it.
+BULK_FLUSH_POINTS, FLUSH_POINTS = 10_000, 50_000
 
 
 class EdgeCollection:
@@ -64,8 +67,15 @@ class EdgeCollection:
     """
 
     def __init__(
-        self, folder: Path, described: CollectionFile, shard: engine.EdgeShard, owner: OwnerLock
+        self,
+        folder: Path,
+        described: CollectionFile,
+        shard: engine.EdgeShard,
+        owner: OwnerLock,
+        *,
+        bulk: bool,
     ) -> None:
+        """bulk: it is being filled, and nobody searches in this process."""
         self._folder = folder
         self._spec = spec = described.spec
         self._hnsw_ef = described.hnsw_ef or HNSW_EF
@@ -75,6 +85,8 @@ class EdgeCollection:
         self._owner = owner
         self._writing = threading.Lock()
         self._closed = False
+        self._flush_points = BULK_FLUSH_POINTS if bulk else FLUSH_POINTS
+        self._unflushed = 0  # points
         self._max_seq = self._stored_max_seq()
 
     @property
@@ -110,6 +122,7 @@ class EdgeCollection:
         ]
         with self._engine("write to"):
             self._shard.update(engine.UpdateOperation.upsert_points(batch))
+        self._count_written(len(batch))
 
     def remove_older(self, seqs: Mapping[str, int]) -> None:
         doc_ids = list(seqs)
@@ -132,6 +145,7 @@ class EdgeCollection:
                 if stale:
                     with self._engine("delete from"):
                         self._shard.update(engine.UpdateOperation.delete_points(stale))
+                    self._count_written(len(stale))
 
     def stored(self, doc_ids: Sequence[str]) -> tuple[list[Point], FloatMatrix]:
         points: list[Point] = []
@@ -236,6 +250,15 @@ class EdgeCollection:
                     self._shard.close()
             finally:
                 self._owner.release()
+
+    def _count_written(self, n_points: int) -> None:
+        """A process that is killed leaves in the engine's log what was not flushed, and whoever
+        opens the collection next waits until all of that has been read."""
+        self._unflushed += n_points
+        if self._unflushed >= self._flush_points:
+            with self._engine("write to"):
+                self._shard.flush()
+            self._unflushed = 0
 
     # -- parts ---------------------------------------------------------------------------------
 

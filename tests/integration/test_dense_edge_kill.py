@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search import edge_collection
 from search.dense import CollectionSpec, Point
 from search.dense_edge import EdgeStore
 from search.errors import CollectionDamaged, CollectionMissing, StoreError, StoreLocked
@@ -322,4 +323,43 @@ def test_disk_bytes_counts_the_files(store: EdgeStore) -> None:
     collection = store.create("docs-1", SPEC)
     assert store.disk_bytes("docs-9") is None
     assert (store.disk_bytes("docs-1") or 0) > 10_000
+    collection.close()
+
+
+class _Spied:
+    """The engine's shard, with its flushes counted."""
+
+    def __init__(self, shard: object) -> None:
+        self._shard = shard
+        self.flushes = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._shard, name)
+
+    def flush(self) -> None:
+        self.flushes += 1
+        self._shard.flush()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("bulk", "flushes"), [(True, 7), (False, 3)])
+def test_what_a_restart_reads_again_does_not_grow_with_the_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bulk: bool, flushes: int
+) -> None:
+    """Whoever opens it after a kill waits until all that was not flushed has been read."""
+    monkeypatch.setattr(edge_collection, "BULK_FLUSH_POINTS", 500)
+    monkeypatch.setattr(edge_collection, "FLUSH_POINTS", 1_000)
+    store = EdgeStore(tmp_path)
+    collection = store.create("docs-1", SPEC)
+    if not bulk:
+        collection.close()
+        collection = store.open("docs-1", "aaaa")
+    spied = _Spied(collection._shard)
+    collection._shard = spied  # type: ignore[assignment]
+
+    for seq in range(1, 35):
+        points = [a_point(f"{seq}/{i}", seq) for i in range(100)]
+        collection.upsert(points, np.ones((100, DIM), dtype=np.float32))
+    collection.remove_older({f"1/{i}": 100 for i in range(100)})
+
+    assert spied.flushes == flushes
     collection.close()
