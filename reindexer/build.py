@@ -42,6 +42,7 @@ from search.processes import die_with_parent
 from search.searcher import Searcher
 from search.serving import OpenGeneration
 from search.splitter import Splitter
+from search.term_weights import TermWeights
 from training.kill_points import reached
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class BuildRun:
                     ),
                     window=window_docs(data.settings, encoder.device),
                     checkpoint=self._checkpoint,
+                    weights=TermWeights.of(generation.recipe),
                     check=governor.check,
                     while_waiting=governor.check,
                     turn=governor.turn,
@@ -108,9 +110,10 @@ class BuildRun:
             self._keep(pace=None, pace_reason=None)
             if data.catalog.get(name).state == "catching_up":
                 data.catalog.move(name, "verifying")
-            self._save_lexical(generation)
+            if generation.recipe.lexical.kind == "bm25s":
+                self._save_lexical(generation)
             opener = stack.enter_context(closing(Opener(data, writable=False)))
-            lexical = opener.lexical(generation.recipe.analyzer)
+            lexical = opener.half(generation, collection)
             opened = OpenGeneration(
                 generation=generation,
                 encoder=encoder,

@@ -24,6 +24,7 @@ from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.window import window_docs
 from search.dense import CollectionSpec, FloatMatrix, Point
 from search.splitter import Splitter
+from search.term_weights import TermWeights
 
 CHECK_S = 0.5  # between two looks at whether a chunk is still this actor's
 
@@ -97,6 +98,7 @@ class ChunkWork:
             ),
             window=window_docs(self._order.settings, self._encoder.device),
             checkpoint=lambda _progress: None,  # the chunk as a whole is what gets marked
+            weights=TermWeights.of(self._generation.recipe),
             check=self._checking(chunk),
             clock=clock,
         )

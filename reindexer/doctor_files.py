@@ -73,6 +73,7 @@ def look_at_lexical(data: DataDirectory) -> Iterator[Finding]:
         generation.recipe.analyzer.id: generation.recipe.analyzer
         for generation in data.catalog.all()
         if generation.state not in ("retired", "failed")
+        and generation.recipe.lexical.kind == "bm25s"
     }
     for name, analyzer in wanted.items():
         try:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
+from search.dense import DenseCollection
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.lexical import warm as warm_lexical
 from search.query_batches import QueryBatches
 from search.recipe import AnalyzerRecipe
 from search.searcher import Searcher
-from search.serving import OpenGeneration
+from search.serving import LexicalHalf, OpenGeneration
 
 if TYPE_CHECKING:
     from training.encoder import Encoder
@@ -56,11 +57,11 @@ class Opener:
         data = self._data
         generation = data.catalog.get(name)
         encoder = self.encoder(generation)
-        lexical = self.lexical(generation.recipe.analyzer)
         collection = data.store.open(
             generation.collection, generation.recipe.fingerprint, wait_s=self._wait_s
         )
         try:
+            lexical = self.half(generation, collection)
             searcher = Searcher(
                 generation=generation.name,
                 recipe=generation.recipe,
@@ -70,7 +71,8 @@ class Opener:
                 corpus=data.corpus,
             )
             if self._warm:
-                warm_lexical()
+                if generation.recipe.lexical.kind == "bm25s":
+                    warm_lexical()
                 searcher.warm()
         except BaseException:
             collection.close()
@@ -89,6 +91,21 @@ class Opener:
             if fingerprint not in self._encoders:
                 self._encoders[fingerprint] = self._data.encoder(generation)
             return self._encoders[fingerprint]
+
+    def half(self, generation: Generation, collection: DenseCollection) -> LexicalHalf:
+        """The lexical half of a generation whose collection is open, in step with the corpus, or
+        with that collection."""
+        if generation.recipe.lexical.kind == "bm25s":
+            return self.lexical(generation.recipe.analyzer)
+        from search.lexical_qdrant import QdrantLexical  # brings qdrant-client in
+        from search.qdrant_collection import QdrantCollection
+        from search.term_weights import TermWeights
+
+        weights = TermWeights.of(generation.recipe)
+        assert isinstance(collection, QdrantCollection)
+        assert weights is not None
+        catalog, name = self._data.catalog, generation.name
+        return QdrantLexical(collection, weights, lambda: catalog.get(name).watermark)
 
     def lexical(self, analyzer: AnalyzerRecipe) -> LexicalIndex:
         """Open, and in step with the corpus as of now."""

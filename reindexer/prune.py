@@ -259,7 +259,7 @@ def _lexical_items(data: DataDirectory, going: set[str]) -> list[PruneItem]:
     used = {
         generation.recipe.analyzer.id
         for generation in data.catalog.all()
-        if generation.name not in going
+        if generation.name not in going and generation.recipe.lexical.kind == "bm25s"
     }
     return [
         PruneItem(

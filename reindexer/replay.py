@@ -26,6 +26,7 @@ from training.errors import EncodingFailed
 from training.kill_points import reached
 
 if TYPE_CHECKING:
+    from search.term_weights import TermWeights
     from training.encoder import Encoder, TokenizedTexts
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
@@ -75,14 +76,16 @@ class Replay:
         splitter: Splitter,
         window: int,
         checkpoint: Callable[[ReplayProgress], None],
+        weights: TermWeights | None = None,
         check: Callable[[], None] = lambda: None,
         while_waiting: Callable[[], None] = lambda: None,
         turn: Callable[[], AbstractContextManager[object]] | None = None,
         clock: StageClock | None = None,
     ) -> None:
         """window: documents that may be encoded and not yet acknowledged; so many at most are
-        encoded again after a kill. checkpoint: called after each durable write. check: called
-        before each write, while_waiting often while there is nothing to encode; they raise when
+        encoded again after a kill. checkpoint: called after each durable write. weights: of the
+        terms, for a collection that holds those of each document. check: called before each write,
+        while_waiting often while there is nothing to encode; they raise when
         this process must stop. turn: entered around each batch that is encoded, as
         `Encoder.encode_tokenized` takes it. clock: is told how long each stage took; they
         overlap."""
@@ -94,6 +97,7 @@ class Replay:
         self._unit_docs = window // self._units_at_once
         self._unit_bytes = max(UNIT_BYTES, DOC_BYTES * self._unit_docs)
         self._checkpoint = checkpoint
+        self._weights = weights
         self._check = check
         self._while_waiting = while_waiting
         self._turn = turn
@@ -202,7 +206,7 @@ class Replay:
             passages += more
             tokenized = tokens if tokenized is None else tokenized.extended(tokens)
         by_doc = {change.doc_id: change for change in puts}
-        points = [_point(passage, by_doc[passage.doc_id]) for passage in passages]
+        points = [self._point(passage, by_doc[passage.doc_id]) for passage in passages]
         unit = _Unit(
             changes=changes,
             watermark=changes[-1].seq,
@@ -217,6 +221,23 @@ class Replay:
             return unit
         with self._clock.timed("read"):
             return self._reuse(unit)
+
+    def _point(self, passage: Passage, change: Change) -> Point:
+        document = change.document
+        assert document is not None
+        weights = self._weights if passage.number == 0 else None
+        return Point(
+            doc_id=passage.doc_id,
+            number=passage.number,
+            count=passage.count,
+            seq=change.seq,
+            content_hash=change.content_hash,
+            text_hash=passage.text_hash,
+            start=passage.start,
+            end=passage.end,
+            metadata=document.metadata,
+            terms=weights.document(document) if weights is not None else None,
+        )
 
     def _reuse(self, unit: _Unit) -> _Unit:
         """Keep the stored vectors of passages whose text has not changed."""
@@ -359,21 +380,6 @@ def _portions(documents: Sequence[Document]) -> Iterator[list[Document]]:
             portion, n_bytes = [], 0
     if portion:
         yield portion
-
-
-def _point(passage: Passage, change: Change) -> Point:
-    assert change.document is not None
-    return Point(
-        doc_id=passage.doc_id,
-        number=passage.number,
-        count=passage.count,
-        seq=change.seq,
-        content_hash=change.content_hash,
-        text_hash=passage.text_hash,
-        start=passage.start,
-        end=passage.end,
-        metadata=change.document.metadata,
-    )
 
 
 def _put(into: queue.Queue[Any], item: object, stop: threading.Event) -> bool:

@@ -169,6 +169,11 @@ class Settings:
     language: str = _setting(
         "lexical.language", "english", "Snowball stemmer and stop words; none for neither"
     )
+    lexical_kind: Literal["bm25s", "qdrant"] = _setting(
+        "lexical.kind",
+        "bm25s",
+        "BM25 of new generations: an index in each process, or sparse vectors on the Qdrant server",
+    )
     max_lag_docs: int = _setting(
         "search.max_lag_docs",
         256,
@@ -409,6 +414,11 @@ def read_settings(
         raise SettingsInvalid(
             "store.kind is qdrant and store.url is not set; set it to the server's URL, such as "
             "http://127.0.0.1:6333"
+        )
+    if settings.lexical_kind == "qdrant" and settings.store_kind != "qdrant":
+        raise SettingsInvalid(
+            "lexical.kind is qdrant and store.kind is edge; terms are kept beside the vectors on a "
+            "Qdrant server: set store.kind = qdrant, or leave lexical.kind at bm25s"
         )
     return settings
 

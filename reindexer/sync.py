@@ -14,6 +14,7 @@ from reindexer.replay import Replay, ReplayProgress
 from search.errors import LeaseLost, SearchError
 from search.serving import OpenGeneration
 from search.splitter import Splitter
+from search.term_weights import TermWeights
 from training.errors import TrainingError
 from training.kill_points import reached
 
@@ -132,6 +133,7 @@ def sync_generation(
         splitter=Splitter(opened.generation.recipe.splitter, opened.encoder),
         window=SYNC_WINDOW,
         checkpoint=checkpoint,
+        weights=TermWeights.of(opened.generation.recipe),
         check=lease.check,
     )
     return replay.run(watermark, until)

@@ -25,7 +25,7 @@ from search.dense import FieldType, field_types
 from search.documents import Change
 from search.errors import GenerationNotFound, WrongState
 from search.generations import UNFINISHED, Generation
-from search.recipe import AnalyzerRecipe, Recipe
+from search.recipe import AnalyzerRecipe, LexicalRecipe, Recipe
 from search.splitter import default_splitter_recipe
 from training.errors import ModelNotFound
 from training.registry import ModelVersion
@@ -34,6 +34,8 @@ POLL_S = 0.1
 DEAF_S = 1.0  # a child that has not stopped so long after it was asked to is ended
 STOP_S = 60.0  # a child that was asked to stop gets so long before it is killed
 FIELD_SAMPLE = 2_000
+LENGTH_SAMPLE = 20_000  # documents whose mean length counts: it comes out right to within 1 %
+LENGTH_PLACES = 16  # in the log; they come from so many stretches
 MAX_FILTER_FIELDS = 32
 
 
@@ -258,17 +260,36 @@ def find_model(data: DataDirectory, model: str) -> ModelVersion:
 def recipe_for(data: DataDirectory, version: ModelVersion) -> Recipe:
     """The recipe that the settings and the corpus give for this model version."""
     settings = data.settings
+    analyzer = AnalyzerRecipe(language=settings.language)
     return Recipe(
         model=str(version),
         fingerprint=version.fingerprint,
         dim=version.dim,
         splitter=default_splitter_recipe(version.max_tokens),
-        analyzer=AnalyzerRecipe(language=settings.language),
+        analyzer=analyzer,
+        lexical=lexical_recipe(data, analyzer),
         hnsw_m=settings.hnsw_m,
         hnsw_ef_construct=settings.hnsw_ef_construct,
         quantization=settings.quantization,
         filter_fields=filter_fields(data.corpus.changes(0, FIELD_SAMPLE)),
     )
+
+
+def lexical_recipe(data: DataDirectory, analyzer: AnalyzerRecipe) -> LexicalRecipe:
+    """As the settings have it; for the server with the mean length of a sample of the documents."""
+    if data.settings.lexical_kind == "bm25s":
+        return LexicalRecipe()
+    from search.term_weights import fitted_lexical
+
+    head = data.corpus.head()
+    places = {head * place // LENGTH_PLACES for place in range(LENGTH_PLACES)}
+    changes = [
+        change
+        for place in sorted(places)
+        for change in data.corpus.changes(place, LENGTH_SAMPLE // LENGTH_PLACES)
+    ]
+    documents = {change.doc_id: change.document for change in changes if change.document}
+    return fitted_lexical(analyzer, documents.values())
 
 
 def filter_fields(changes: list[Change]) -> dict[str, FieldType]:

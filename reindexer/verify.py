@@ -22,11 +22,10 @@ from reindexer.stored_vectors import (
 )
 from search.corpus import Corpus
 from search.dense import DenseCollection, FloatMatrix
-from search.lexical import LexicalIndex
 from search.payload import indexed_paths
 from search.recall import queries_near, share_found
 from search.recipe import Recipe
-from search.serving import OpenGeneration
+from search.serving import LexicalHalf, OpenGeneration
 from search.splitter import Splitter
 
 if TYPE_CHECKING:
@@ -426,7 +425,7 @@ def _check_answers(collection: DenseCollection) -> list[Check]:
 # -- the lexical half ----------------------------------------------------------------------------
 
 
-def _read_lexical(index: LexicalIndex) -> tuple[int, NDArray[Any]]:
+def _read_lexical(index: LexicalHalf) -> tuple[int, NDArray[Any]]:
     """The watermark, and what the index holds then or later."""
     watermark = index.watermark
     rows = np.array(

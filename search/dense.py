@@ -42,6 +42,7 @@ class CollectionSpec:
     hnsw_ef_construct: int = 128
     quantization: Quantization = "none"
     filter_fields: Mapping[str, FieldType] = field(default_factory=dict)  # payload indexes
+    terms: bool = False  # whether it holds the terms of each document as well, for BM25
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +50,13 @@ class CollectionSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CollectionSpec:
         return cls(**value)
+
+
+class TermVector(NamedTuple):
+    """The terms of a document, or of a query, with their weights; see `search.term_weights`."""
+
+    numbers: tuple[int, ...]  # of the terms, ascending
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +74,8 @@ class Point:
     metadata: Mapping[str, Value]
     # Of its vector, text and model (`search.vector_mark`); None for a point without one.
     mark: float | None = field(default=None, compare=False)
+    # Of the whole document, at its first passage, where the collection holds terms.
+    terms: TermVector | None = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> str:

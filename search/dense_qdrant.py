@@ -25,7 +25,7 @@ from search.payload import (
     field_path,
 )
 from search.qdrant_calls import QdrantCalls
-from search.qdrant_collection import QdrantCollection
+from search.qdrant_collection import DENSE, TERMS, QdrantCollection
 from search.qdrant_layout import QdrantLayout, QdrantLimits
 
 SPEC = "reindexer"  # key of the spec in the collection's metadata
@@ -233,14 +233,16 @@ class QdrantStore:
         return collection, info
 
     def _create(self, name: str, spec: CollectionSpec) -> None:
+        vectors = models.VectorParams(
+            size=spec.dim,
+            distance=models.Distance.COSINE,
+            on_disk=self._layout.on_disk_vectors or None,
+        )
         self._calls.run(
             "create_collection",
             collection_name=self._physical(name),
-            vectors_config=models.VectorParams(
-                size=spec.dim,
-                distance=models.Distance.COSINE,
-                on_disk=self._layout.on_disk_vectors or None,
-            ),
+            vectors_config={DENSE: vectors} if spec.terms else vectors,
+            sparse_vectors_config={TERMS: _terms_config(self._layout)} if spec.terms else None,
             shard_number=self._layout.shards,
             replication_factor=self._layout.replicas,
             write_consistency_factor=self._layout.acknowledging,
@@ -265,6 +267,13 @@ class QdrantStore:
 
 def _has_usual_port(url: str | None) -> bool:
     return (urlsplit(url or "").port or REST_PORT) == REST_PORT
+
+
+def _terms_config(layout: QdrantLayout) -> models.SparseVectorParams:
+    return models.SparseVectorParams(
+        modifier=models.Modifier.IDF,
+        index=models.SparseIndexParams(on_disk=layout.on_disk_vectors or None),
+    )
 
 
 def _quantization(spec: CollectionSpec) -> models.QuantizationConfig | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from search.dense import (
     FloatVector,
     Layout,
     Point,
+    TermVector,
 )
 from search.documents import Filter
 from search.errors import StoreError, StoreUnavailable
@@ -44,9 +46,19 @@ from search.payload import (
 from search.qdrant_calls import QdrantCalls
 from search.qdrant_layout import QdrantLimits
 
+DENSE, TERMS = "dense", "terms"  # names of the vectors, in a collection that holds both
 WRITE_BYTES = 2_000_000  # vectors a request carries, about
 QUERY_TIMEOUT_S = 5  # an answer from one leg now is better than one from both later
 READY_LOOKS = 3  # times in a row the optimizers must look idle: they start a moment after a change
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearestTerms:
+    """The server's answer to one request for the documents with these terms."""
+
+    hits: list[tuple[str, float, int]]  # doc_id, score, seq; those that satisfy the filter
+    lowest: float  # score of the last that the server returned
+    is_all: bool  # whether there are no others, or none that it would tell of
 
 
 class QdrantCollection:
@@ -95,7 +107,7 @@ class QdrantCollection:
                 points=[
                     models.PointStruct(
                         id=point_id,
-                        vector=vectors[row].tolist(),
+                        vector=self._vectors_of(points[row], vectors[row]),
                         payload=to_payload(points[row], self._indexed),
                     )
                     for point_id, row in part
@@ -133,7 +145,7 @@ class QdrantCollection:
                 must=[models.FieldCondition(key=DOC_ID, match=models.MatchAny(any=part))]
             )
             for page in self._pages(1_000, where, vector=True):
-                points.extend(to_point(record.payload) for record in page)
+                points.extend(map(_to_point, page))
                 parts.append(self._matrix(page))
         order = sorted(range(len(points)), key=lambda i: (points[i].doc_id, points[i].number))
         return [points[i] for i in order], np.concatenate(parts)[order]
@@ -142,42 +154,54 @@ class QdrantCollection:
         self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
     ) -> list[DenseHit]:
         validate_query(vector, k, self._spec, self._name)
-        query = vector.tolist()
-        must = [_any_of(field_test(condition, self._indexed)) for condition in where]
+        must = self._must(where)
         exact = exact or (bool(must) and self._are_few(must))
-        fields = [*HIT_FIELDS, METADATA] if where else HIT_FIELDS
 
         def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
-            scored = self._calls.run(
-                "query_points",
-                hurry=not exact,
-                timeout=None if exact else QUERY_TIMEOUT_S,
-                collection_name=self._physical,
-                query=query,
-                limit=min(limit, self._limits.points_a_page),
-                query_filter=_filter(must, leave_out),
-                with_payload=fields,
-                search_params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
-            ).points
-            return Nearest(
-                hits=[
-                    to_hit(point.payload, point.score)
-                    for point in scored
-                    if not where or satisfies(point.payload, where)
-                ],
-                found=len(scored),
-                lowest=scored[-1].score if scored else 0.0,
-            )
+            asked = self._near(vector, limit, must, leave_out, exact=exact)
+            (scored,) = self._ask([asked], hurry=not exact)
+            return _nearest(scored, where)
 
         return self._nearest.search(fetch, k, exact=exact)
 
+    def nearest_terms(self, terms: TermVector, limit: int, where: Filter = ()) -> NearestTerms:
+        """The documents with the highest products of their terms and these; best first."""
+        asked = self._with_terms(terms, limit, self._must(where))
+        (scored,) = self._ask([asked], hurry=True)
+        return self._nearest_terms(scored, limit, where)
+
+    def search_with_terms(
+        self, vector: FloatVector, k: int, terms: TermVector, limit: int, where: Filter = ()
+    ) -> tuple[list[DenseHit], NearestTerms]:
+        """`search` and `nearest_terms`, whose first requests go to the server as one."""
+        validate_query(vector, k, self._spec, self._name)
+        must = self._must(where)
+        exact = bool(must) and self._are_few(must)
+        found: list[NearestTerms] = []
+
+        def fetch(passages: int, leave_out: Sequence[str], exact: bool) -> Nearest:
+            asked = [self._near(vector, passages, must, leave_out, exact=exact)]
+            if not found:
+                asked.append(self._with_terms(terms, limit, must))
+            scored, *by_terms = self._ask(asked, hurry=not exact)
+            found.extend(self._nearest_terms(points, limit, where) for points in by_terms)
+            return _nearest(scored, where)
+
+        return self._nearest.search(fetch, k, exact=exact), found[0]
+
     def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
         for page in self._pages(batch, None, vector=True):
-            yield [to_point(record.payload) for record in page], self._matrix(page)
+            yield list(map(_to_point, page)), self._matrix(page)
 
     def scan_points(self, batch: int = 5_000) -> Iterator[list[Point]]:
         for page in self._pages(batch, None, vector=False):
-            yield [to_point(record.payload) for record in page]
+            yield list(map(_to_point, page))
+
+    def scan_documents(self, batch: int = 5_000) -> Iterator[list[Point]]:
+        """The points that have terms, one a document; without their vectors."""
+        has_terms = models.Filter(must=[models.HasVectorCondition(has_vector=TERMS)])
+        for page in self._pages(batch, has_terms, vector=False):
+            yield list(map(_to_point, page))
 
     def count(self) -> int:
         return int(self._calls.run("count", collection_name=self._physical, exact=True).count)
@@ -185,7 +209,8 @@ class QdrantCollection:
     def indexed(self) -> float:
         info = self._info()
         points = self.count()
-        outside = max(0, points - (info.indexed_vectors_count or 0))
+        with_terms = self._count_terms() if self._spec.terms else 0  # always in an index
+        outside = max(0, points + with_terms - (info.indexed_vectors_count or 0))
         # Every segment may keep vectors up to the threshold outside the graph.
         tolerated = INDEX_FROM_KB * 1024 * max(1, info.segments_count)
         if outside * self._spec.dim * 4 <= tolerated:
@@ -195,6 +220,8 @@ class QdrantCollection:
     def layout(self) -> Layout:
         info = self._info()
         vectors = info.config.params.vectors
+        if isinstance(vectors, dict) and self._spec.terms:
+            vectors = vectors.get(DENSE)
         metric = vectors.distance.value if isinstance(vectors, models.VectorParams) else "several"
         return Layout(
             metric=metric.lower(),
@@ -244,6 +271,93 @@ class QdrantCollection:
         )
 
     # -- parts ---------------------------------------------------------------------------------
+
+    def _vectors_of(self, point: Point, vector: FloatVector) -> Any:
+        if not self._spec.terms:
+            return vector.tolist()
+        if point.terms is None:
+            return {DENSE: vector.tolist()}
+        numbers, weights = point.terms
+        terms = models.SparseVector(indices=list(numbers), values=list(weights))
+        return {DENSE: vector.tolist(), TERMS: terms}
+
+    def _must(self, where: Filter) -> list[models.Condition]:
+        return [_any_of(field_test(condition, self._indexed)) for condition in where]
+
+    def _near(
+        self,
+        vector: FloatVector,
+        limit: int,
+        must: list[models.Condition],
+        leave_out: Sequence[str],
+        *,
+        exact: bool,
+    ) -> models.QueryRequest:
+        return models.QueryRequest(
+            query=vector.tolist(),
+            using=DENSE if self._spec.terms else None,
+            limit=min(limit, self._limits.points_a_page),
+            filter=_filter(must, leave_out),
+            with_payload=_fields(must),
+            params=self._search_params(exact=exact, filtered=bool(must or leave_out)),
+        )
+
+    def _with_terms(
+        self, terms: TermVector, limit: int, must: list[models.Condition]
+    ) -> models.QueryRequest:
+        return models.QueryRequest(
+            query=models.SparseVector(indices=list(terms.numbers), values=list(terms.weights)),
+            using=TERMS,
+            limit=min(limit, self._limits.points_a_page),
+            filter=_filter(must, ()),
+            with_payload=_fields(must),
+        )
+
+    def _ask(
+        self, asked: Sequence[models.QueryRequest], *, hurry: bool
+    ) -> list[list[models.ScoredPoint]]:
+        """The points of each request, best first; several go to the server as one."""
+        settings: dict[str, Any] = {
+            "hurry": hurry,
+            "timeout": QUERY_TIMEOUT_S if hurry else None,
+            "collection_name": self._physical,
+        }
+        if len(asked) > 1:
+            answers = self._calls.run("query_batch_points", requests=list(asked), **settings)
+            return [answer.points for answer in answers]
+        (one,) = asked
+        answer = self._calls.run(
+            "query_points",
+            query=one.query,
+            using=one.using,
+            limit=one.limit,
+            query_filter=one.filter,
+            with_payload=one.with_payload,
+            search_params=one.params,
+            **settings,
+        )
+        return [answer.points]
+
+    def _nearest_terms(
+        self, scored: Sequence[models.ScoredPoint], limit: int, where: Filter
+    ) -> NearestTerms:
+        return NearestTerms(
+            hits=[
+                (hit.doc_id, hit.score, hit.seq)
+                for point in scored
+                if not where or satisfies(point.payload, where)
+                for hit in (to_hit(point.payload, point.score),)
+            ],
+            lowest=scored[-1].score if scored else 0.0,
+            is_all=len(scored) < limit,
+        )
+
+    def _count_terms(self) -> int:
+        has_terms = models.Filter(must=[models.HasVectorCondition(has_vector=TERMS)])
+        found = self._calls.run(
+            "count", collection_name=self._physical, count_filter=has_terms, exact=True
+        )
+        return int(found.count)
 
     def _info(self) -> models.CollectionInfo:
         info: models.CollectionInfo = self._calls.run(
@@ -295,7 +409,10 @@ class QdrantCollection:
                 return
 
     def _matrix(self, records: Sequence[models.Record]) -> FloatMatrix:
-        rows = [record.vector for record in records]
+        rows = [
+            record.vector.get(DENSE) if isinstance(record.vector, dict) else record.vector
+            for record in records
+        ]
         return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
 
     def _are_few(self, must: list[models.Condition]) -> bool:
@@ -325,7 +442,31 @@ class QdrantCollection:
         )
 
 
-# -- the server's terms ----------------------------------------------------------------------------
+# -- the server's words ----------------------------------------------------------------------------
+
+
+def _to_point(record: models.Record) -> Point:
+    point = to_point(record.payload)
+    stored = record.vector.get(TERMS) if isinstance(record.vector, dict) else None
+    if not isinstance(stored, models.SparseVector):
+        return point
+    return replace(point, terms=TermVector(tuple(stored.indices), tuple(stored.values)))
+
+
+def _nearest(scored: Sequence[models.ScoredPoint], where: Filter) -> Nearest:
+    return Nearest(
+        hits=[
+            to_hit(point.payload, point.score)
+            for point in scored
+            if not where or satisfies(point.payload, where)
+        ],
+        found=len(scored),
+        lowest=scored[-1].score if scored else 0.0,
+    )
+
+
+def _fields(must: list[models.Condition]) -> list[str]:
+    return [*HIT_FIELDS, METADATA] if must else HIT_FIELDS
 
 
 def _not_newer(seqs: Mapping[str, int]) -> models.Filter:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from search import traces
 from search.answer import Answer, Explanation, Hit, Part, RunMode, TookMs
 from search.dense import DenseHit, FloatVector
-from search.documents import Change, Document, Value
+from search.documents import Change, Document, Filter, Value
 from search.errors import DeadlineExceeded, InvalidQuery, SearchError
 from search.fusion import Fused, contributions, fuse
 from search.recipe import FusionRecipe
@@ -31,6 +31,15 @@ MAX_DEPTH = 10_000  # documents from each leg
 _REFILL = 50  # candidates looked up at once, when some of the first k are gone
 _DEEPER = 4  # times the depth, when tombstones have used up what the legs gave
 _NO_METADATA: Mapping[str, Value] = MappingProxyType({})
+
+
+@runtime_checkable
+class BothLegs(Protocol):
+    """A lexical leg where the vectors are; `search.lexical_qdrant.QdrantLexical` is one."""
+
+    def search_both(
+        self, query: str, vector: FloatVector, k: int, where: Filter = ()
+    ) -> tuple[list[LexicalHit], list[DenseHit]]: ...
 
 
 class Query:
@@ -87,6 +96,9 @@ class Query:
         # One after the other: a second thread was measured and gains nothing over 100,000
         # documents, where a leg takes a millisecond and every core has queries of its own.
         mode = self._request.mode
+        if mode == "hybrid" and not self._errors and self._asked_both():
+            self._check_time()
+            return
         if mode != "dense" and "lexical" not in self._errors:
             with self._may_fail("lexical"), self._timed("lexical"):
                 self._lexical = self._searcher.lexical.search(
@@ -104,14 +116,36 @@ class Query:
                 error.add_note(f"and the {part} leg: {self._errors[part]}")
             raise error
 
+    def _asked_both(self) -> bool:
+        """Whether one request has been the answer of both legs; where it fails, each by itself
+        shows what it still can."""
+        leg = self._searcher.lexical
+        if not isinstance(leg, BothLegs):
+            return False
+        request = self._request
+        try:
+            vector = self._encoded()
+            with self._timed("dense"):  # the lexical leg took no time of its own
+                self._lexical, self._dense = leg.search_both(
+                    request.query, vector, self._depth, request.where
+                )
+        except (SearchError, TrainingError) as error:
+            if isinstance(error, InvalidQuery):
+                raise
+            log.info("%s: not both legs at once: %s", self._searcher.generation, error)
+            return False
+        return True
+
     def _ask_dense(self) -> None:
+        vector = self._encoded()
+        with self._timed("dense"):
+            self._dense = self._searcher.collection.search(vector, self._depth, self._request.where)
+
+    def _encoded(self) -> FloatVector:
         if self._vector is None:
             with self._timed("encode"):
                 self._vector = self._searcher.encode([self._request.query])[0]
-        with self._timed("dense"):
-            self._dense = self._searcher.collection.search(
-                self._vector, self._depth, self._request.where
-            )
+        return self._vector
 
     def _is_more(self) -> bool:
         """Whether a leg has more documents to give than it was asked for."""

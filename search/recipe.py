@@ -30,6 +30,20 @@ class AnalyzerRecipe:
         return f"{self.language}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
+LexicalKind = Literal["bm25s", "qdrant"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LexicalRecipe:
+    """Where BM25 is worked out: by bm25s in an index of its own, which generations share, or by the
+    Qdrant server from sparse vectors in the generation's collection."""
+
+    kind: LexicalKind = "bm25s"
+    # Of the vectors of kind qdrant, which cannot be told apart afterwards.
+    analyzer_version: int | None = None
+    average_length: float = field(default=0.0, compare=False)  # of a document, in terms; fixed
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitterRecipe:
     """How a long document becomes passages, in tokens of the generation's model."""
@@ -97,6 +111,7 @@ class Recipe:
     dim: int
     splitter: SplitterRecipe
     analyzer: AnalyzerRecipe = field(default_factory=AnalyzerRecipe)
+    lexical: LexicalRecipe = field(default_factory=LexicalRecipe)
     fusion: FusionRecipe = field(default_factory=FusionRecipe)
     hnsw_m: int = 16
     hnsw_ef_construct: int = 128
@@ -111,6 +126,7 @@ class Recipe:
         value: dict[str, Any] = json.loads(text)
         value["splitter"] = SplitterRecipe(**value["splitter"])
         value["analyzer"] = AnalyzerRecipe(**value["analyzer"])
+        value["lexical"] = LexicalRecipe(**value.get("lexical", {}))
         value["fusion"] = FusionRecipe.from_json(value["fusion"])
         return cls(**value)
 
@@ -123,4 +139,5 @@ class Recipe:
             hnsw_ef_construct=self.hnsw_ef_construct,
             quantization=self.quantization,
             filter_fields=self.filter_fields,
+            terms=self.lexical.kind == "qdrant",
         )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from search.errors import GenerationNotFound, NoLiveGeneration
 from search.generations import Catalog, Generation, Pointers
@@ -22,7 +22,8 @@ from search.recipe import FusionRecipe, Recipe
 
 if TYPE_CHECKING:
     from search.dense import DenseCollection
-    from search.lexical import LexicalIndex
+    from search.documents import Filter
+    from search.lexical import LexicalHit
     from search.searcher import Searcher
     from training.encoder import Encoder
 
@@ -33,6 +34,22 @@ HEARTBEAT_S = 1.0
 RETRY_S = 2.0  # after a generation could not be opened
 
 
+class LexicalHalf(Protocol):
+    """The lexical half of an open generation: `search.lexical.LexicalIndex`, or
+    `search.lexical_qdrant.QdrantLexical`."""
+
+    @property
+    def watermark(self) -> int:
+        """The highest seq that was applied; 0 for none."""
+        ...
+
+    def search(self, query: str, k: int, where: Filter = ()) -> list[LexicalHit]: ...
+
+    def scan(self) -> Iterator[tuple[str, int, str]]:
+        """(doc_id, seq, content_hash) of every document."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenGeneration:
     """A generation with everything loaded that answers from it or writes to it."""
@@ -40,7 +57,7 @@ class OpenGeneration:
     generation: Generation
     encoder: Encoder
     collection: DenseCollection
-    lexical: LexicalIndex
+    lexical: LexicalHalf
     searcher: Searcher
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from search.dense import FloatMatrix, Point
+from search.dense import FloatMatrix, Point, TermVector
 from search.documents import metadata_from_json, metadata_json
 from search.errors import StoreError
 
@@ -69,11 +69,23 @@ def _take(buffer: bytearray) -> tuple[list[Point], FloatMatrix] | None:
 
 
 def _value(point: Point, name: str) -> Any:
-    return metadata_json(point.metadata) if name == "metadata" else getattr(point, name)
+    match name:
+        case "metadata":
+            return metadata_json(point.metadata)
+        case "terms":
+            return tuple(point.terms) if point.terms is not None else None
+    return getattr(point, name)
 
 
 def _point(values: dict[str, Any]) -> Point:
-    return Point(**{**values, "metadata": metadata_from_json(values["metadata"])})
+    terms = values.get("terms")
+    return Point(
+        **{
+            **values,
+            "metadata": metadata_from_json(values["metadata"]),
+            "terms": TermVector(*map(tuple, terms)) if terms is not None else None,
+        }
+    )
 
 
 class PointDigest:

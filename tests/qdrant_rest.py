@@ -206,6 +206,8 @@ class QdrantRest:
         value["config"]["quantization_config"] = settings.get("quantization_config")
         threshold_kb = config.optimizer_config.indexing_threshold or 0
         vectors = config.params.vectors
+        if isinstance(vectors, dict):
+            (vectors,) = vectors.values()  # the sparse ones are told of elsewhere
         assert isinstance(vectors, models.VectorParams)
         stored_kb = (info.points_count or 0) * vectors.size * 4 / 1024
         is_indexed = 0 < threshold_kb <= stored_kb  # 0: a bulk load, which builds no graph

@@ -12,6 +12,7 @@ from reindexer.selftest import word_directory as words
 from reindexer.settings import Settings
 from search.documents import Document
 from search.splitter import Splitter
+from search.term_weights import TermWeights
 
 
 class WordDirectory(words.WordDirectory):
@@ -41,6 +42,7 @@ class WordDirectory(words.WordDirectory):
                 encoder=cast(Any, encoder),
                 splitter=Splitter(recipe.splitter, encoder),
                 window=64,
+                weights=TermWeights.of(recipe),
                 checkpoint=lambda progress: self.catalog.advance(
                     name, progress.watermark, lease=BUILD_LEASE, token=lease.token
                 ),

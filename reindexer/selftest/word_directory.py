@@ -10,7 +10,7 @@ from typing import Any
 
 from reindexer.data_directory import DataDirectory
 from reindexer.selftest.word_encoder import WordEncoder
-from reindexer.upgrade import filter_fields
+from reindexer.upgrade import filter_fields, lexical_recipe
 from search.generations import Generation
 from search.recipe import AnalyzerRecipe, Recipe, SplitterRecipe
 
@@ -40,12 +40,14 @@ class WordDirectory(DataDirectory):
 
     def word_recipe(self, model: str) -> Recipe:
         encoder = self.load_encoder(model)
+        analyzer = AnalyzerRecipe(language=self.settings.language)
         return Recipe(
             model=model,
             fingerprint=encoder.fingerprint,
             dim=encoder.dim,
             splitter=SplitterRecipe(max_tokens=encoder.max_tokens, overlap_tokens=OVERLAP_TOKENS),
-            analyzer=AnalyzerRecipe(language=self.settings.language),
+            analyzer=analyzer,
+            lexical=lexical_recipe(self, analyzer),
             hnsw_m=self.settings.hnsw_m,
             hnsw_ef_construct=self.settings.hnsw_ef_construct,
             filter_fields=filter_fields(self.corpus.changes(0, FIELD_SAMPLE)),
