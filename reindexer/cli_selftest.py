@@ -105,7 +105,10 @@ def all_tools(invocation: Invocation, seed: int, store: str, strict: bool, as_js
 def kill(
     invocation: Invocation, kills: int, seed: int, store: str, strict: bool, as_json: bool
 ) -> None:
-    """SIGKILL between any two writes; then everything must be as if nobody had been killed."""
+    """SIGKILL between any two writes: nothing is lost or done twice.
+
+    Runs every verb twice, killed and not; then both must hold the same, row for row.
+    """
     from reindexer.selftest.kill import prove_kills
 
     _prove(invocation, prove_kills, store, strict, as_json, kills=kills, seed=seed)
@@ -142,7 +145,10 @@ def writes(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Four writers during everything else; then all that is stored must equal the truth."""
+    """Four writers during everything else: no write is lost.
+
+    Afterwards corpus, live, standby and lexical index must equal what was written.
+    """
     from reindexer.selftest.writes import prove_writes
 
     _prove(
@@ -188,7 +194,10 @@ def switch(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Queries over cut-overs and rollbacks: none may fail, and none mix two generations."""
+    """Queries over cut-overs and rollbacks: none fails, none mixes.
+
+    Every answer is scored again by the model of the generation that it names.
+    """
     from reindexer.selftest.switch import prove_switch
 
     _prove(
@@ -243,7 +252,10 @@ def gate(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """14 planted faults: the gate must refuse each for its reason, and nothing healthy."""
+    """14 planted faults: each is refused, and nothing healthy is.
+
+    Refused for the right reason, that is, by the check that is made for it.
+    """
     from reindexer.selftest.gate import prove_gate
 
     _prove(
@@ -276,7 +288,10 @@ def gate(
 def soak(
     invocation: Invocation, minutes: float, seed: int, store: str, strict: bool, as_json: bool
 ) -> None:
-    """A service under load with upgrades, rollbacks and kills: nothing lost, nothing grows."""
+    """A service under load and kills: nothing is lost, nothing grows.
+
+    With three upgrades, two rollbacks and a prune; then load alone for the last third.
+    """
     from reindexer.selftest.soak import prove_soak
 
     _prove(invocation, prove_soak, store, strict, as_json, minutes=minutes, seed=seed)
