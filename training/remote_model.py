@@ -192,7 +192,6 @@ def describe_remote(
         fingerprint="",
         files={REMOTE_FILE: file},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        notes=("its weights are elsewhere; probe vectors pin them",),
     )
     return replace(version, fingerprint=fingerprint(version)), content
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -124,7 +125,9 @@ def test_langchain_writes_what_it_finds_again(client: SearchClient) -> None:
     assert store.similarity_search("music", k=4, filter={"year": 1800})[0].id == first
     assert ids[0] == "u1"
     assert [one.page_content for one in store.get_by_ids(["u1", "nobody"])] == ["ukulele music"]
-    ((_, relevance), *_) = store.similarity_search_with_relevance_scores("Xylophones xylophone music", k=1)
+    ((_, relevance), *_) = store.similarity_search_with_relevance_scores(
+        "Xylophones xylophone music", k=1
+    )
     assert 0.9 < relevance <= 1.0
     assert store.as_retriever(search_kwargs={"k": 1}).invoke("ukulele")[0].id == "u1"
     assert store.delete([first, *ids])
@@ -244,6 +247,21 @@ def test_an_assistant_is_told_that_nothing_serves(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "run `reindexer serve`" in done.stderr
+
+
+def test_every_snippet_of_the_documentation_runs(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "adapters.md").read_text()
+    names: dict[str, object] = {"url": running.url, "key": None}
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    assert len(snippets) == page.count("```python")
+    for snippet in snippets:
+        exec(snippet, names)
+    printed = capsys.readouterr().out
+    assert "d7" in printed
+    assert "Xylophones" in printed
 
 
 @pytest.mark.parametrize(

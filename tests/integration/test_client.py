@@ -234,6 +234,25 @@ def test_both_clients_have_the_same_methods() -> None:
     assert methods(SearchClient) == methods(AsyncSearchClient)
 
 
+def test_every_snippet_of_the_documentation_runs(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "client.md").read_text()
+    names: dict[str, object] = {"url": running.service.url, "key": None}
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    assert len(snippets) == page.count("```python")
+    for snippet in snippets:
+        exec(snippet, names)
+    printed = capsys.readouterr().out
+    assert "d7" in printed
+    assert "2,500 documents, 0 rejected" in printed
+    with SearchClient(running.service.url) as client:
+        client.delete([f"note-{number}" for number in range(1_000)])
+        client.delete([f"note-{number}" for number in range(1_000, 2_000)])
+        client.delete([f"note-{number}" for number in range(2_000, 2_500)], wait=True)
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from reindexer.cli import cli
 from reindexer.data_directory import open_data_directory
 from reindexer.settings import Settings
 from search.documents import Document
@@ -515,6 +519,38 @@ def test_a_data_directory_opens_it_and_calls_another_model_a_space_mismatch(
         server.seed = 2
         with pytest.raises(SpaceMismatch, match="models register"):
             data.load_encoder(str(version))
+
+
+def test_the_commands_of_the_documentation_lead_to_answers_from_a_remote_model(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "adapters.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for line in block.strip().splitlines()]
+    assert lines[0].startswith("export REINDEXER_ENCODER_API_KEY=")
+    monkeypatch.setenv("REINDEXER_ENCODER_API_KEY", KEY)
+    monkeypatch.setenv("REINDEXER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    with open_data_directory(Settings(data_dir=tmp_path / "data")) as data:
+        data.corpus.put(
+            [Document.of(doc_id=f"d{number}", text=f"all of d{number}") for number in range(20)]
+        )
+
+    for line in [*lines[1:], "reindexer search 'all of d7' -k 1 --mode dense --json"]:
+        command = line.replace("http://gpu.example:8080", server.url)
+        command = command.replace("https://api.example", server.url)
+        name, *arguments = shlex.split(command)
+        assert name == "reindexer"
+        yes = ["--yes"] if arguments[0] == "upgrade" else []  # there is no terminal to ask on
+        result = CliRunner().invoke(cli, [*arguments, *yes])
+        assert result.exit_code == 0, f"{line}: {result.output}"
+
+    answer = json.loads(result.stdout)
+    assert (answer["model"], answer["degraded"]) == ("small@1", [])
+    assert answer["hits"][0]["doc_id"] == "d7"
+    assert server.keys == {f"Bearer {KEY}"}
+    for file in (tmp_path / "data").rglob("*"):
+        assert not file.is_file() or KEY.encode() not in file.read_bytes()
 
 
 def test_it_has_the_shape_of_an_encoder_that_is_loaded_here() -> None:

@@ -75,6 +75,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "store.shards": "3", "store.replicas": "2", "store.write_consistency": "1",
         "store.on_disk_vectors": "true", "store.oversampling": "3", "store.quantization": "int8",
         "encoder.device": "cpu", "encoder.dtype": "bf16", "encoder.max_batch_tokens": "100",
+        "encoder.api_key": "k", "encoder.url": "http://e", "encoder.timeout_s": "5",
+        "encoder.concurrency": "2",
         "build.fanout": "ray", "build.chunk_docs": "9", "build.processes": "2",
         "ray.address": "r:1", "ray.actors": "4", "ray.gpus_per_actor": "0.5",
         "ray.cpus_per_actor": "2", "build.window": "5", "build.hnsw_m": "6",
