@@ -1,0 +1,111 @@
+"""docs/tour.md as a person walks it: every command, in order, on less text, with a tiny model."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from reindexer.sources import DocstringSource, Row
+from tests.tiny_models import make_tiny_model
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "tour.md"
+DOCUMENTS = 800
+EPOCHS = 10  # of a model that is quick to train, and knows nothing
+DIM = 128
+TIMEOUT_S = 280.0
+
+
+def commands() -> str:
+    """What is in the page's `sh` blocks."""
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+
+
+def _bag_of_words(path: Path) -> Path:
+    """A static model of the corpus' own words with random vectors, all words equally important:
+    training has something to find out in seconds."""
+    words = Counter(
+        word
+        for row in itertools.islice(DocstringSource(), DOCUMENTS)
+        if isinstance(row, Row)
+        for word in re.findall(r"[a-z]+", row.document.text.lower())
+    )
+    ids = {word: at for at, word in enumerate(["[UNK]", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    table = 0.1 * torch.randn(len(ids), DIM, generator=torch.Generator().manual_seed(0))
+    table[0] = 0.0
+    make_tiny_model(path, kind="static", dim=DIM)
+    tokenizer.save(str(path / "tokenizer.json"))
+    save_file({"embedding.weight": table}, path / "model.safetensors")
+    return path
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the commands print, and the folder that they leave."""
+    folder = tmp_path_factory.mktemp("tour")
+    (folder / "walk").mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "TMPDIR": str(folder / "walk"),
+        "MODEL": str(_bag_of_words(folder / "words")),
+        "DOCUMENTS": str(DOCUMENTS),
+        "EPOCHS": str(EPOCHS),
+        "REINDEXER_LOG_FORMAT": "console",
+    }
+    with (folder / "output").open("w") as output:
+        done = subprocess.run(
+            ["bash", "-e", "-c", f"trap 'kill $(jobs -p) 2> /dev/null' EXIT\n{commands()}"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    text = (folder / "output").read_text()
+    assert done.returncode == 0, text
+    (left,) = (folder / "walk").iterdir()
+    return text, left
+
+
+@pytest.mark.timeout(320)
+def test_every_command_of_the_tour_works(walked: tuple[str, Path]) -> None:
+    output, _ = walked
+    assert "docs@2 (docstrings@1) is live" in output
+    assert "The gate passed it" in output
+
+
+def test_the_asker_of_the_tour_is_always_answered(walked: tuple[str, Path]) -> None:
+    output, left = walked
+    assert re.search(r"[1-9][\d,]* questions asked, 0 without an answer", output), output
+    answered_by = [line.rpartition(",")[2] for line in (left / "answers.csv").read_text().split()]
+    assert list(dict.fromkeys(answered_by)) == ["generation", "docs@1", "docs@2"]
+    assert answered_by[-1] == "docs@1", "after the rollback"
+
+
+def test_the_tour_finds_its_note_before_and_after_the_rollback(walked: tuple[str, Path]) -> None:
+    output, _ = walked
+    assert output.count("house-rule") == 2
+
+
+def test_the_tour_draws_its_pictures(walked: tuple[str, Path]) -> None:
+    _, left = walked
+    committed = PAGE.parent / "tour"
+    for path in (left / "gain.svg", left / "answers.svg", *committed.glob("*.svg")):
+        assert path.read_text().startswith("<?xml")
+        assert path.stat().st_size < 100_000
