@@ -553,7 +553,7 @@ def _mapped_errors(url: str) -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         cause = " ".join(str(error.orig).split())
         advice = next((text for word, text in _ADVICE.items() if word in cause), None)
-        if isinstance(error, sa.exc.OperationalError):
+        if isinstance(error, sa.exc.OperationalError) or "idle-in-transaction" in cause:
             advice = advice or "check that it is running, that the URL is right, and your rights"
             raise DatabaseUnavailable(f"database {_shown(url)}: {cause}; {advice}") from error
         message = f"database {_shown(url)}: {cause}"
