@@ -33,3 +33,8 @@ docs:
 # Run the benchmarks; each prints a ratio against a baseline of the same run.
 bench:
     for script in benchmarks/*.py; do {{python}} "$script" || exit 1; done
+
+# Look for known vulnerabilities (asks the network), and write the bill of materials to sbom.json.
+audit:
+    {{python}} -m cyclonedx_py environment --output-reproducible --of JSON -o sbom.json {{python}}
+    {{python}} -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from reindexer.errors import ReindexerError
-from reindexer.settings import Settings, read_settings
+from reindexer.settings import Settings, environment_variable, read_settings
 from reindexer.terminal import configure_logging
 
 if TYPE_CHECKING:
@@ -96,6 +96,11 @@ def _assignments(texts: Sequence[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for text in texts:
         key, sign, value = text.partition("=")
+        if sign and key in _secret_keys():
+            raise click.UsageError(
+                f"--set {key}=…: every user of this machine can read a command line; "
+                f"set {environment_variable(key)} instead, or write it into the settings file"
+            )
         if not sign or key not in known:
             raise click.UsageError(
                 f"--set {text!r}: expected KEY=VALUE with a KEY that `reindexer settings` lists"
@@ -107,6 +112,10 @@ def _assignments(texts: Sequence[str]) -> dict[str, str]:
 def _setting_names() -> dict[str, str]:
     """Field of Settings by its key."""
     return {item.metadata["key"]: item.name for item in fields(Settings) if item.metadata}
+
+
+def _secret_keys() -> set[str]:
+    return {item.metadata["key"] for item in fields(Settings) if item.metadata.get("secret")}
 
 
 def global_options(*, hidden: bool) -> list[click.Option]:

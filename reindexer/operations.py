@@ -143,7 +143,11 @@ class DirectoryOperations:
                 "operate.evaluation_dir to the folder that holds them"
             )
         root = Path(allowed).resolve()
-        folder = (root / evaluation).resolve()
+        try:
+            folder = (root / evaluation).resolve()
+            folder.is_dir()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a circle of links
+            raise InvalidOperation(f"{evaluation[:80]!r} names no folder: {error}") from None
         if not folder.is_relative_to(root):
             raise InvalidOperation(
                 f"{evaluation!r} is outside the folder that operate.evaluation_dir allows"

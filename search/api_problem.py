@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "HEAD", "POST", "PUT")
+# A document that is HTML stays JSON to a browser that is sent to it.
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _ERRORS_TOLD = 20  # places in one request that is not understood
 
 Table = Mapping[type[Exception], tuple[int, str]]  # error -> status code, title
@@ -186,6 +188,8 @@ class _Problems:
             if message["type"] == "http.response.start":
                 has_started = True
                 message["headers"] = [*message["headers"], header]
+                if all(name != _NO_SNIFFING[0] for name, _ in message["headers"]):
+                    message["headers"].append(_NO_SNIFFING)
             await send(message)
 
         try:
