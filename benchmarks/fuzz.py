@@ -5,8 +5,8 @@
 
 The inputs are divided over the targets of `tests/bad_input_targets.py` by their shares. Where
 atheris can be imported, coverage guides the choice of inputs: it feeds bytes into the same
-Hypothesis tests. Otherwise Hypothesis chooses, lot by lot with a seed of its own each. Prints a line
-for each target, and exits with 1 when a promise was broken; the input that breaks it is shown.
+Hypothesis tests. Otherwise Hypothesis chooses, lot by lot with a seed of its own each. Prints a
+line for each target, and exits with 1 when a promise was broken; the input that breaks it is shown.
 """
 
 from __future__ import annotations
