@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,10 @@ class Endpoint:
             timeout=httpx.Timeout(access.timeout_s, connect=min(10.0, access.timeout_s)),
             follow_redirects=False,  # the key and the texts are for this address
         )
+        self._closing = weakref.finalize(self, self._http.close)  # encoders are just let go
 
     def close(self) -> None:
-        self._http.close()
+        self._closing()
 
     def ask(
         self,
