@@ -37,9 +37,9 @@ def read_evaluation(eval_dir: Path | None, split: str) -> Evaluation | None:
     cls=Verb,
     examples=["reindexer plan support@4", "reindexer plan ./our-tuned-model --json"],
     json_fields='{"model", "registered", "live_generation", "documents", "passages", "tokens", '
-    '"strategy": "encode|none", "docs_per_s", "estimated_s", "disk_bytes", "free_disk_bytes", '
-    '"memory_bytes", "dim", "device", "dtype", "sample_documents", "takes_up", "documents_left", '
-    '"warnings": []}',
+    '"strategy": "encode|copy|none", "docs_per_s", "estimated_s", "disk_bytes", "free_disk_bytes", '
+    '"memory_bytes", "dim", "device", "dtype", "sample_documents", "copies_from", "takes_up", '
+    '"documents_left", "warnings": []}',
 )
 @click.argument("model")
 @judgment_options

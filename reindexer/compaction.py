@@ -14,13 +14,12 @@ from typing import Any
 
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
-from reindexer.journal import BUILD_LEASE, Build, Lease
-from reindexer.live import RunningService, points_of
+from reindexer.journal import BUILD_LEASE, Build
+from reindexer.live import RunningService
 from reindexer.upgrade import Upgrade, run_build, same_recipe
+from reindexer.vector_copy import copy_vectors
 from search.errors import NoLiveGeneration, StoreError
 from search.generations import UNFINISHED, Generation
-
-COPY_POINTS = 2_000  # written at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +80,7 @@ def compact(
     with data.journal.lease(BUILD_LEASE) as lease:
         generation, build = _begun(data, live)
         if generation.watermark == 0:
-            _copy(data, live, generation, build, lease, on_wait)
+            copy_vectors(data, live, generation, build, lease, on_wait)
         build = run_build(data, generation, lease, evaluation=None, on_progress=on_progress)
     cut_over(data, generation.name, on_wait=on_wait)
     return Upgrade(
@@ -98,44 +97,10 @@ def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
         if same_recipe(generation.recipe, live.recipe):
             return generation, data.journal.build_of(generation.name)
     generation = data.catalog.record(live.recipe)
-    # Everything up to here is copied. What changes while the copy is made has a higher seq, and is
-    # replayed: that a part of it may be in the copy already does no harm.
     build = data.journal.record_build(
         generation.name, start_head=live.watermark, docs_total=data.corpus.count()
     )
     return generation, build
-
-
-def _copy(
-    data: DataDirectory,
-    live: Generation,
-    generation: Generation,
-    build: Build,
-    lease: Lease,
-    on_wait: Callable[[str], None],
-) -> None:
-    spec = generation.recipe.collection_spec(generation.name)
-    passages = 0
-    with (
-        points_of(data, live) as pages,
-        contextlib.closing(data.store.create(generation.collection, spec)) as collection,
-    ):
-        for points, vectors in pages:
-            lease.check()
-            for start in range(0, len(points), COPY_POINTS):
-                part = slice(start, start + COPY_POINTS)
-                collection.upsert(points[part], vectors[part])
-            passages += len(points)
-            on_wait(f"copying the vectors of {live.name}: {passages:,} passages")
-    data.journal.checkpoint(
-        build,
-        build.start_head,
-        lease=BUILD_LEASE,
-        token=lease.token,
-        docs_done=data.corpus.count(build.start_head),
-        passages=passages,
-        reused=passages,
-    )
 
 
 def _indexed(data: DataDirectory, live: Generation) -> float:

@@ -21,14 +21,17 @@ from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused, LeaseHeld
 from reindexer.headroom import check_headroom
 from reindexer.journal import BUILD_LEASE, Build, BuildState, Lease
+from reindexer.vector_copy import copy_source, copy_vectors
 from search.dense import FieldType, field_types
 from search.documents import Change
-from search.errors import GenerationNotFound, WrongState
+from search.errors import GenerationNotFound, StoreLocked, WrongState
 from search.generations import UNFINISHED, Generation
 from search.recipe import AnalyzerRecipe, LexicalRecipe, Recipe
 from search.splitter import default_splitter_recipe
 from training.errors import ModelNotFound
 from training.registry import ModelVersion
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 DEAF_S = 1.0  # a child that has not stopped so long after it was asked to is ended
@@ -362,6 +365,10 @@ def run_build(
     """
     build = build_of(data, generation)
     data.journal.start_run(build)
+    if generation.watermark == 0 and generation.state == "building":
+        build = _copied(data, generation, build, lease, on_progress)
+        if build.state != "running":
+            return _outcome(data, build, EXIT_PAUSED)
     job = BuildJob(
         generation=generation.name,
         token=lease.token,
@@ -402,6 +409,39 @@ def run_build(
     build = data.journal.build_of(generation.name)
     on_progress(build)
     return _outcome(data, build, child.returncode)
+
+
+def _copied(
+    data: DataDirectory,
+    generation: Generation,
+    build: Build,
+    lease: Lease,
+    on_progress: Callable[[Build], None],
+) -> Build:
+    """The build with the vectors that another generation has, if one has them. Paused or cancelled
+    when somebody asked for that meanwhile."""
+    source = copy_source(data, generation.recipe)
+    if source is None:
+        return build
+
+    def look(_message: str) -> None:
+        found = data.journal.build_of(generation.name)
+        on_progress(found)
+        if found.wanted is not None:
+            record_stop(data, found, found.wanted)
+            raise _Stopped
+
+    try:
+        return copy_vectors(data, source, generation, build, lease, look)
+    except StoreLocked as error:  # by a process that cannot be asked for them
+        log.info("the vectors of %s are encoded anew: %s", source.name, error)
+        return build
+    except _Stopped:
+        return data.journal.build_of(generation.name)
+
+
+class _Stopped(Exception):
+    """Somebody asked for the copy to end."""
 
 
 def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:

@@ -10,6 +10,7 @@ import pytest
 from reindexer import compaction
 from reindexer.compaction import wear
 from reindexer.journal import BUILD_LEASE
+from reindexer.vector_copy import copy_vectors
 from search.dense import DenseCollection
 from search.edge_collection import EdgeCollection
 from search.errors import NoLiveGeneration
@@ -83,7 +84,7 @@ def test_the_copy_has_every_passage_as_it_was_and_later_changes_are_left_to_repl
     with directory.journal.lease(BUILD_LEASE) as lease:
         generation, build = compaction._begun(directory, live)
         directory.put("d1", "something else by now")  # not yet in the live collection
-        compaction._copy(directory, live, generation, build, lease, lambda _message: None)
+        copy_vectors(directory, live, generation, build, lease, lambda _message: None)
 
     copied = directory.catalog.get(generation.name)
     assert (copied.watermark, copied.recipe) == (head, live.recipe)
