@@ -60,7 +60,7 @@ POLL_S = 0.1
     help="Of a database: when a row was written; the next ingest asks for newer ones.",
 )
 @click.option("--split", metavar="SPLIT", help="Of a data set; train unless given.")
-@click.option("--config", metavar="NAME", help="Of a data set that has several.")
+@click.option("--subset", metavar="NAME", help="Of a data set that has several.")
 @json_option
 @pass_invocation
 @click.pass_context

@@ -16,21 +16,21 @@ class HubSource:
     """Documents from one split of a data set, of the revision that the hub has now. A folder with
     the files of a data set is read the same way.
 
-    Raises SourceInvalid when there is no such data set, configuration or split, or its rows have
+    Raises SourceInvalid when there is no such data set, subset or split, or its rows have
     no id or text.
     """
 
     def __init__(
-        self, ref: str, reader: RecordReader, *, split: str = "train", config: str | None = None
+        self, ref: str, reader: RecordReader, *, split: str = "train", subset: str | None = None
     ) -> None:
-        """ref: organisation/name. config: of data sets that have several."""
+        """ref: organisation/name. subset: of data sets that have several."""
         self._reader = reader
         self._label = f"{ref}/{split}"
-        self._location = f"hf://datasets/{ref}#{config or 'default'}/{split}"
+        self._location = f"hf://datasets/{ref}#{subset or 'default'}/{split}"
         self._position: Position | None = None
         self._n_read = 0
         self._revision, self._version = _revision(ref)
-        self._rows = _stream(ref, config, split, self._revision)
+        self._rows = _stream(ref, subset, split, self._revision)
         fields = self._rows.column_names or list(self._first())
         if fields:
             reader.check_fields(self._label, fields)
@@ -112,7 +112,7 @@ def _revision(ref: str) -> tuple[str | None, str]:
     return revision, str(revision)
 
 
-def _stream(ref: str, config: str | None, split: str, revision: str | None) -> Any:
+def _stream(ref: str, subset: str | None, split: str, revision: str | None) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -121,11 +121,11 @@ def _stream(ref: str, config: str | None, split: str, revision: str | None) -> A
             "run: pip install 'reindexer[train]'"
         ) from error
     try:
-        return datasets.load_dataset(ref, config, split=split, streaming=True, revision=revision)
+        return datasets.load_dataset(ref, subset, split=split, streaming=True, revision=revision)
     except Exception as error:
         raise SourceInvalid(
             f"data set {ref} cannot be read ({_cause(error)}); name the split with --split and the "
-            "configuration with --config"
+            "subset with --subset"
         ) from error
 
 

@@ -36,7 +36,7 @@ _FILES: Mapping[str, OpenFile] = {
 }
 _OF_FORMAT = {  # what says more about one format, and is of no use to the others
     "sql": ("table", "query", "updated_at"),
-    "hf": ("split", "config"),
+    "hf": ("split", "subset"),
 }
 
 
@@ -52,7 +52,7 @@ def open_source(
     query: str | None = None,
     updated_at: str | None = None,
     split: str | None = None,
-    config: str | None = None,
+    subset: str | None = None,
 ) -> DocumentSource:
     """The source that `ref` names: JSONL, CSV, TSV or Parquet files (JSONL and CSV may be
     compressed with gzip, bzip2, xz or zstd), a folder of .txt and .md files, a BEIR folder, a
@@ -61,7 +61,7 @@ def open_source(
     ref: a path, the URL of a file (s3://, gs://, https://, ...), a pattern of paths or URLs, a
     SQLAlchemy URL, the URL of a Qdrant server with #collection, or the name of a data set. name:
     the source its documents belong to. id_field, text_field, title_field: where to find these in
-    the rows, instead of the usual names. table or query, updated_at: see SqlSource. split, config:
+    the rows, instead of the usual names. table or query, updated_at: see SqlSource. split, subset:
     see HubSource. Raises SourceInvalid when there is no such thing, it cannot be read, or it has
     no such field.
     """
@@ -75,7 +75,7 @@ def open_source(
         "query": query,
         "updated_at": updated_at,
         "split": split,
-        "config": config,
+        "subset": subset,
     }
     _check_options(format, given)
     try:
@@ -97,7 +97,7 @@ def open_source(
         case "hf":
             from reindexer.sources.hub import HubSource
 
-            return HubSource(text, reader, split=split or "train", config=config)
+            return HubSource(text, reader, split=split or "train", subset=subset)
     if isinstance(ref, str) and is_url(ref):
         return _open_files(ref, format, reader)
     path = Path(ref).expanduser()

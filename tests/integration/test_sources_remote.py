@@ -386,7 +386,7 @@ def test_a_database_that_cannot_be_read_is_refused(shop: sa.Engine, tmp_path: Pa
         ({"table": "products", "id_field": "sku", "updated_at": "at"}, "has no column 'at'"),
     ):
         with pytest.raises(SourceInvalid, match=message):
-            open_source(url, **options)  # type: ignore[arg-type]
+            open_source(url, **options)
     with pytest.raises(SourceInvalid, match="there is no file"):
         open_source(f"sqlite:///{tmp_path}/none.db", table="docs")
     assert not (tmp_path / "none.db").exists()
