@@ -71,6 +71,7 @@ def test_an_empty_environment_variable_counts_as_unset() -> None:
 def test_every_setting_can_come_from_the_environment() -> None:
     values = {
         "data_dir": "d", "database.url": "sqlite:///x", "store.kind": "qdrant",
+        "database.pool_size": "2", "database.statement_timeout_s": "30",
         "store.url": "http://q:6333", "store.api_key": "k", "store.prefix": "p_",
         "store.shards": "3", "store.replicas": "2", "store.write_consistency": "1",
         "store.on_disk_vectors": "true", "store.oversampling": "3", "store.quantization": "int8",
