@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 LEAST_QUESTIONS = 25
-# Variables that are no settings: the key of `status --url`, and those of the tour.
-OTHER_VARIABLES = {"REINDEXER_KEY"}
+# Variables that are no settings: the key of `status --url`, and where a test kills a process.
+OTHER_VARIABLES = {"REINDEXER_KEY", "REINDEXER_KILL_POINT"}
+# Files and kill points that look like settings.
+OTHER_NAMES = {"feedback.key", "lexical.manifest", "cutover.swap", "prune.fenced"}
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<!\\)\[[^\]\n]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"(?:^|[\s(]|bin/)reindexer (?=[a-z-])")
@@ -187,7 +189,8 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
     known = {row["key"] for row in Settings().rows()}
     sections = {key.partition(".")[0] for key in known if "." in key}
     for section, key in re.findall(r"`([a-z]+)\.([a-z0-9_]+)(?: = [^`]*)?`", page.read_text()):
-        if section in sections and key not in {"md", "jsonl", "csv", "py", "key"}:
+        is_module = any((ROOT / section).glob(f"{key}*"))
+        if section in sections and not is_module and f"{section}.{key}" not in OTHER_NAMES:
             assert f"{section}.{key}" in known
 
 

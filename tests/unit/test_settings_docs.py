@@ -67,6 +67,8 @@ TITLES: Mapping[str, str] = {
 WHEN: Mapping[str, str] = {
     "data_dir": "several installations on one machine; a larger or faster disk",
     "database.url": "more than one machine serves or writes: PostgreSQL, `postgresql://…`",
+    "database.pool_size": "PostgreSQL allows fewer connections, or threads wait for one",
+    "database.statement_timeout_s": "a statement on a very large corpus takes longer",
     "store.kind": "more than one process serves, or vectors outgrow one machine: `qdrant`",
     "store.url": "`store.kind` is `qdrant`",
     "store.api_key": "the server asks for one; give it by the environment",
@@ -97,6 +99,7 @@ WHEN: Mapping[str, str] = {
     "ray.cpus_per_actor": "tokenizing is what takes the time",
     "build.hnsw_m": "the gate finds too little recall: 24 or 32; takes memory",
     "build.hnsw_ef_construct": "the gate finds too little recall; takes time in builds",
+    "lexical.kind": "the lexical index outgrows a serving process's memory",
     "lexical.language": "documents are in another language",
     "search.max_lag_docs": "`reindexer search` without a service should answer at once: 0",
     "search.p99_target_ms": "queries must stay quicker during builds, or need not",
