@@ -204,7 +204,8 @@ class BuildRun:
         try:
             with self._data.journal.lease(SYNC_LEASE):
                 opener = Opener(self._data, writable=True)
-                opener.lexical(generation.recipe.analyzer).save()
+                opener.lexical(generation.recipe.analyzer)
+                opener.save_lexicals()
                 opener.close()
         except LeaseHeld:
             log.info("the lexical index is kept in step by the process that holds the sync lease")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +19,13 @@ from search.dense import DenseStore
 from search.errors import LexicalDamaged, SpaceMismatch
 from search.generations import Catalog, Generation
 from search.recipe import AnalyzerRecipe
-from training.errors import ModelChanged
+from training.errors import ModelChanged, TransferFailed
 from training.registry import ModelRegistry
 from training.remote_ref import RemoteAccess
 
 if TYPE_CHECKING:
     from search.lexical import LexicalIndex
+    from search.lexical_publishing import PublishedIndex
     from training.encoder import Encoder
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class DataDirectory:
         from search.lexical import LexicalIndex
 
         path = self.lexical_path(analyzer)
+        self._fetch_lexical(analyzer)
         try:
             return LexicalIndex.open(path, analyzer, writable=writable)
         except LexicalDamaged as error:
@@ -129,6 +131,44 @@ class DataDirectory:
                 LexicalIndex.discard(path)
                 return LexicalIndex.open(path, analyzer, writable=True)
             return LexicalIndex.empty(analyzer)
+
+    def publish_lexical(self, analyzer: AnalyzerRecipe) -> None:
+        """What was saved, for other search nodes to start from; a place that cannot be reached now
+        is tried again after the next save."""
+        try:
+            published = self._published_lexical(analyzer.id)
+            if published is not None and published.publish(self.lexical_path(analyzer)):
+                log.info("the lexical index %s was published", analyzer.id)
+        except (TransferFailed, LexicalDamaged) as error:
+            log.warning("the lexical index was not published: %s", error)
+
+    def unpublish_lexicals(self, analyzer_ids: Iterable[str]) -> None:
+        """They are of another corpus in a moment: these, and those of all generations. Raises
+        TransferFailed."""
+        known = {generation.recipe.analyzer.id for generation in self.catalog.all()}
+        for analyzer_id in sorted(known.union(analyzer_ids)):
+            published = self._published_lexical(analyzer_id)
+            if published is not None:
+                published.remove()
+
+    def _fetch_lexical(self, analyzer: AnalyzerRecipe) -> None:
+        try:
+            published = self._published_lexical(analyzer.id)
+            path = self.lexical_path(analyzer)
+            if published is not None and published.fetch_newer(path, until=self.corpus.head()):
+                log.info("the lexical index %s was fetched", analyzer.id)
+        except TransferFailed as error:
+            log.warning("%s; the lexical index comes from the corpus instead", error)
+
+    def _published_lexical(self, analyzer_id: str) -> PublishedIndex | None:
+        if self.settings.lexical_publish_url is None:
+            return None
+        from search.analyzer import ANALYZER_VERSION
+        from search.lexical_publishing import PublishedIndex
+        from training.remote_folder import RemoteFolder
+
+        url = self.settings.lexical_publish_url.rstrip("/")
+        return PublishedIndex(RemoteFolder(f"{url}/{analyzer_id}-{ANALYZER_VERSION}"))
 
     def free_disk_bytes(self) -> int:
         return shutil.disk_usage(self.path).free

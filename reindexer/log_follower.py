@@ -81,4 +81,4 @@ class LogFollower:
             sync_lexical(self._data.corpus, index)
             if index.should_compact():
                 index.compact()
-            index.save()
+        opener.save_lexicals()

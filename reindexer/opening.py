@@ -46,6 +46,7 @@ class Opener:
         self._on_query_batch = on_query_batch
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
+        self._analyzers: dict[str, AnalyzerRecipe] = {}
         self._encoders: dict[str, Encoder] = {}
         self.lexical_changes = 0  # applied while opening
 
@@ -114,11 +115,20 @@ class Opener:
                 index = self._data.open_lexical(analyzer, writable=self._writable)
                 self.lexical_changes += sync_lexical(self._data.corpus, index)
                 self._lexical[analyzer.id] = index
+                self._analyzers[analyzer.id] = analyzer
             return self._lexical[analyzer.id]
 
     def lexicals(self) -> list[LexicalIndex]:
         with self._lock:
             return list(self._lexical.values())
+
+    def save_lexicals(self) -> None:
+        """For the process that replays: on its own disk, and where other nodes start from."""
+        with self._lock:
+            indexes = list(self._lexical.items())
+        for analyzer_id, index in indexes:
+            index.save()
+            self._data.publish_lexical(self._analyzers[analyzer_id])
 
     def forget_encoders(self, keep: set[str]) -> None:
         """Let go of models that no open generation needs (fingerprints in keep stay)."""

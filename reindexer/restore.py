@@ -221,6 +221,7 @@ def _switch(
             _fill(data.store.create(made[name], spec), stored, fetched)
         for lexical in (data.path / "lexical").glob("*"):
             remove_files(lexical)  # it is of another corpus in a moment
+        data.unpublish_lexicals(backup.lexical)
         on_step("restoring the database")
         replace_rows(data, backup, rows_of, plan)
     for analyzer, files in backup.lexical.items():

@@ -303,8 +303,7 @@ class ReindexerService:
                 index.compact()
 
     def _save_lexical(self) -> None:
-        for index in self._opener.lexicals():
-            index.save()
+        self._opener.save_lexicals()
 
 
 def _indexed(opened: OpenGeneration) -> float | None:

@@ -174,6 +174,12 @@ class Settings:
         "bm25s",
         "BM25 of new generations: an index in each process, or sparse vectors on the Qdrant server",
     )
+    lexical_publish_url: str | None = _setting(
+        "lexical.publish_url",
+        None,
+        "folder or fsspec URL that the replaying process leaves the lexical index at after each "
+        "compaction, and other search nodes start from",
+    )
     max_lag_docs: int = _setting(
         "search.max_lag_docs",
         256,

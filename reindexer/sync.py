@@ -98,9 +98,8 @@ def sync_once(
             except (SearchError, TrainingError) as error:
                 log.warning("%s is not in step with the corpus: %s", name, error)
                 failure = failure or error
-        for index in opener.lexicals():
-            if keep_open is None:
-                index.save()
+        if keep_open is None:
+            opener.save_lexicals()
     finally:
         if keep_open is None:
             opener.close()

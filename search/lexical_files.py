@@ -111,11 +111,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not body or crc != b"%08x" % zlib.crc32(body):
         raise _damaged(path, f"has {len(raw):,} bytes that do not match their checksum")
     value = json.loads(body)
-    if value["format"] != FORMAT:
+    manifest = manifest_from_json(value)
+    if manifest is None:
         raise _damaged(path, f"has format {value['format']}, this release reads {FORMAT}")
-    value["base"] = ArrayFile(**value["base"])
-    value["changes"] = ArrayFile(**value["changes"])
-    return Manifest(**value)
+    return manifest
+
+
+def manifest_from_json(value: Mapping[str, Any]) -> Manifest | None:
+    """None for one of another format."""
+    if value["format"] != FORMAT:
+        return None
+    files = {name: ArrayFile(**value[name]) for name in ("base", "changes")}
+    return Manifest(**{**value, **files})
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
