@@ -16,7 +16,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -91,8 +93,7 @@ def _random(target: Target, n_inputs: int, first_seed: int) -> bool:
             try:
                 seed(first_seed * 1_000_003 + done)(_test(target, check, n_lot))()
             except Exception as error:
-                print(f"{target.name}: {type(error).__name__}: {error}", file=sys.stderr)
-                print("\n".join(getattr(error, "__notes__", ())), file=sys.stderr)
+                traceback.print_exception(error, limit=-3)
                 return False
             done += n_lot
     return True
@@ -118,7 +119,8 @@ def _guided(target: Target, n_inputs: int, first_seed: int) -> None:
         test = _test(target, check, n_inputs)
         for function in _instrumented():
             atheris.instrument_func(function)
-        arguments = ["fuzz", f"-runs={n_inputs}", f"-seed={first_seed + 1}", "-max_len=8192"]
+        kept = f"-artifact_prefix={tempfile.gettempdir()}/reindexer-fuzz-{target.name}-"
+        arguments = ["fuzz", kept, f"-runs={n_inputs}", f"-seed={first_seed + 1}", "-max_len=8192"]
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         atheris.Setup([*arguments, "-print_final_stats=0"], test.hypothesis.fuzz_one_input)
         atheris.Fuzz()
