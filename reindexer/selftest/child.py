@@ -21,7 +21,7 @@ Sabotage = Callable[[], None]  # breaks something on purpose, inside the child
 
 # A process is forked from one that has imported everything and started no thread: 20 ms.
 _processes = multiprocessing.get_context("forkserver")
-_PRELOADED = ["reindexer.selftest.verbs", "search.dense_edge", "search.lexical", "alembic.command"]
+_PRELOADED = ["reindexer.selftest.verbs", "search.lexical", "alembic.command"]
 
 # The first of these is the first write that lasts.
 _WRITES = ("corpus.commit", "upsert.acknowledged", "stale.removed", "lexical.saved", "model.named")
@@ -93,9 +93,10 @@ class Child:
         )
 
 
-def prepare_children() -> None:
-    """Before the first child; later it changes nothing."""
-    _processes.set_forkserver_preload(_PRELOADED)
+def prepare_children(own: Settings | None = None) -> None:
+    """Before the first child; later it changes nothing. own: as in `sandbox`."""
+    store = "dense_qdrant" if own is not None and own.store_kind == "qdrant" else "dense_edge"
+    _processes.set_forkserver_preload([*_PRELOADED, f"search.{store}"])
 
 
 def was_killed(code: int) -> bool:

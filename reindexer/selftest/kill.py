@@ -75,7 +75,7 @@ def prove_kills(
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Proof:
     """So many kills. own: as in `sandbox`. sabotage: a fault to be found, for the test of this."""
-    prepare_children()
+    prepare_children(own)
     watch, tally = Stopwatch(), _Tally()
     rng = random.Random(seed)
     with sandbox(own) as calm, sandbox(own) as killed:

@@ -57,7 +57,7 @@ def prove_soak(
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Proof:
     """own: as in `sandbox`. leak: what goes wrong inside the service, for the test of this."""
-    prepare_children()
+    prepare_children(own)
     watch = Stopwatch()
     with sandbox(own) as settings, WordDirectory(settings) as data:
         soak = _Soak(data, settings, 60.0 * minutes, seed, leak, on_progress)

@@ -75,7 +75,7 @@ def prove_switch(
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Proof:
     """So many queries, spread over so many cut-overs and rollbacks. own: as in `sandbox`."""
-    prepare_children()
+    prepare_children(own)
     watch = Stopwatch()
     with sandbox(own) as settings, WordDirectory(settings) as data:
         data.corpus.put(list(documents(range(N_DOCUMENTS), version=seed)))

@@ -35,7 +35,8 @@ class WordEncoder:
         max_tokens: int = 32,
         on_encoded: Callable[[int], None] = lambda _n: None,
     ) -> None:
-        """on_encoded: told how many passages each call encoded."""
+        """on_encoded: told how many passages each call of replay encoded; what the gate or a query
+        asks for does not count."""
         self.seed = seed
         self.dim = dim
         self.max_tokens = max_tokens
@@ -56,7 +57,9 @@ class WordEncoder:
     ) -> FloatMatrix:
         """turn: entered while this works, so that it can be made to wait."""
         with turn():
-            return self._encode(tokenized)
+            vectors = self._encode(tokenized)
+        self._on_encoded(len(tokenized))
+        return vectors
 
     def _encode(self, tokenized: TokenizedTexts) -> FloatMatrix:
         if self.fails_on is not None:
@@ -66,7 +69,6 @@ class WordEncoder:
                 raise EncodingFailed(f"text {index} could not be encoded", index=index)
         vectors = self._pooled(tokenized)
         self.n_encoded += len(tokenized)
-        self._on_encoded(len(tokenized))
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     def _pooled(self, tokenized: TokenizedTexts) -> FloatMatrix:
@@ -84,7 +86,7 @@ class WordEncoder:
         return np.asarray(np.stack(table)[rows])
 
     def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
-        return self.encode_tokenized(self.tokenize_documents(texts))
+        return self._encode(self.tokenize_documents(texts))
 
     def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
         return self.encode_documents(texts)

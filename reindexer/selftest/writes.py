@@ -38,7 +38,7 @@ def prove_writes(
     on_progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> Proof:
     """So many operations for each of so many seeds, from `seed` on. own: as in `sandbox`."""
-    prepare_children()
+    prepare_children(own)
     watch = Stopwatch()
     faults: list[str] = []
     rates: list[float] = []
