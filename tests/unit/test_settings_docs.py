@@ -101,6 +101,7 @@ WHEN: Mapping[str, str] = {
     "build.hnsw_ef_construct": "the gate finds too little recall; takes time in builds",
     "lexical.kind": "the lexical index outgrows a serving process's memory",
     "lexical.language": "documents are in another language",
+    "lexical.publish_url": "several search nodes should not each build the index from the corpus",
     "search.max_lag_docs": "`reindexer search` without a service should answer at once: 0",
     "search.p99_target_ms": "queries must stay quicker during builds, or need not",
     "cutover.timeout_s": "a large model takes longer to load",
