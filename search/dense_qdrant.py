@@ -227,6 +227,7 @@ class QdrantStore:
             spec,
             self._calls,
             limits=QdrantLimits.of(info.config.strict_mode_config, self._layout.oversampling),
+            replicas=info.config.params.replication_factor or self._layout.replicas,
             poll_s=self._poll_s,
             stall_s=self._stall_s,
         )

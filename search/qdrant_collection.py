@@ -72,6 +72,7 @@ class QdrantCollection:
         calls: QdrantCalls,
         *,
         limits: QdrantLimits,
+        replicas: int = 1,
         poll_s: float,
         stall_s: float,
     ) -> None:
@@ -82,6 +83,9 @@ class QdrantCollection:
         self._nearest = NearestDocuments()
         self._calls = calls
         self._limits = limits
+        # What is verified, reused or copied is read from more than half of the copies: one that is
+        # behind must not show a passage that another acknowledged to be gone.
+        self._consistency = models.ReadConsistencyType.MAJORITY if replicas > 1 else None
         self._tells_optimizations = True  # until the server says that it knows no such thing
         self._poll_s = poll_s
         self._stall_s = stall_s
@@ -402,6 +406,7 @@ class QdrantCollection:
                 offset=offset,
                 with_payload=True,
                 with_vectors=vector,
+                consistency=self._consistency,
             )
             if records:
                 yield records

@@ -204,3 +204,19 @@ def test_bulk_load_mode_ends_with_the_build_and_also_after_its_death() -> None:
     assert changes == []
     store.create("docs-1", SPEC).finish()
     assert changes == [INDEX_FROM_KB]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "consistency"), [(1, None), (3, models.ReadConsistencyType.MAJORITY)]
+)
+def test_what_is_verified_is_read_from_more_than_half_of_the_copies(
+    replicas: int, consistency: models.ReadConsistencyType | None
+) -> None:
+    """One copy may be behind when the switch is decided on."""
+    server = Server()
+    collection = QdrantStore(client=server, layout=QdrantLayout(replicas=replicas)).create(
+        "d", SPEC
+    )
+    list(collection.scan())
+    collection.stored(["d1"])
+    assert [asked["consistency"] for asked in server.of("scroll")] == [consistency] * 2
