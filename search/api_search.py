@@ -23,8 +23,8 @@ from search.searcher import SearchRequest
 from search.service import Service
 from search.threads import Threads
 
-# More threads answer no sooner where the legs are in this process, and a few more keep the cores
-# busy where an encoder takes batches or a server is asked.
+# More than there are cores, since queries that wait for a server, or for their turn in a batch of
+# the encoder, need no core.
 N_THREADS = 8
 
 
