@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reindexer.check import Check, Verification
 from reindexer.stored_vectors import (
-    NAMED_DOCUMENTS,
     StoredVectors,
     content64,
     hash64,
@@ -20,6 +19,7 @@ from reindexer.stored_vectors import (
     such_as,
     well_formed,
 )
+from reindexer.verify_documents import CORPUS, check_documents, read_corpus, settled
 from search.corpus import Corpus
 from search.dense import DenseCollection, FloatMatrix
 from search.payload import indexed_paths
@@ -31,6 +31,8 @@ from search.splitter import Splitter
 if TYPE_CHECKING:
     from training.encoder import Encoder
 
+__all__ = ["Check", "Verification", "verify_stored", "verify_structure"]
+
 SAMPLE_DOCUMENTS = 200  # encoded again and compared
 MIN_COSINE = 0.99  # of a vector and the same passage encoded again; bf16 against fp32 gives 0.998
 RECALL_QUERIES = 50
@@ -39,58 +41,6 @@ MIN_RECALL = 0.95  # of the ANN index against exact search
 MIN_INDEXED = 0.99
 SCORE_TOLERANCE = 1e-3  # of a cosine, between the engine's and ours; int8 is compared again exactly
 _SEED = 20_080_729
-
-_CORPUS = np.dtype([("doc", "u8"), ("content", "u8"), ("seq", "i8"), ("deleted", "?")])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One thing the gate looked at."""
-
-    name: str
-    passed: bool
-    found: str
-    expected: str
-    detail: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "found": self.found,
-            "expected": self.expected,
-            "detail": self.detail,
-        }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verification:
-    """Everything the gate looked at, and the retrieval metrics where there were judgments."""
-
-    generation: str
-    checks: tuple[Check, ...]
-    metrics: Mapping[str, Any] | None = None
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
-
-    @property
-    def reasons(self) -> list[str]:
-        return [
-            f"{check.name}: found {check.found}, expected {check.expected}"
-            + (f" ({check.detail})" if check.detail else "")
-            for check in self.checks
-            if not check.passed
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "generation": self.generation,
-            "passed": self.passed,
-            "checks": [check.to_json() for check in self.checks],
-            "metrics": self.metrics,
-        }
 
 
 def verify_structure(
@@ -110,9 +60,9 @@ def verify_structure(
     # seq that tells it apart.
     stored = look_through(collection, recipe.fingerprint)
     lexical_watermark, lexical_rows = _read_lexical(opened.lexical)
-    documents, doc_ids = _read_corpus(corpus, sample)
+    documents, doc_ids = read_corpus(corpus, sample)
     again = _encode_again(corpus, opened, doc_ids, watermark)
-    checks += _check_documents(corpus, collection, documents, stored.points, watermark)
+    checks += check_documents(corpus, collection, documents, stored.points, watermark)
     checks += [_check_shape(stored, again.fresh), _check_marks(stored), _check_sample(again)]
     checks.append(_check_filters(recipe, collection))
     checks.append(_check_index(collection))
@@ -131,9 +81,9 @@ def verify_stored(
 ) -> list[Check]:
     """The checks that need no model: every point and every vector, and nothing is encoded."""
     stored = look_through(collection, recipe.fingerprint, on_progress)
-    documents, _ = _read_corpus(corpus, 0)
+    documents, _ = read_corpus(corpus, 0)
     return [
-        *_check_documents(corpus, collection, documents, stored.points, watermark),
+        *check_documents(corpus, collection, documents, stored.points, watermark),
         _check_shape(stored),
         _check_marks(stored),
         _check_filters(recipe, collection),
@@ -158,111 +108,6 @@ def _check_fingerprint(recipe: Recipe, encoder: Encoder, collection: DenseCollec
         expected=f"{recipe.fingerprint[:12]}, {recipe.dim} dimensions",
         detail=f"of another vector space: {', '.join(wrong)}" if wrong else "",
     )
-
-
-# -- the same documents in corpus and collection -------------------------------------------------
-
-
-def _read_corpus(corpus: Corpus, n_sample: int) -> tuple[NDArray[Any], list[str]]:
-    """Identity of every row as fixed-size numbers, and a random sample of live doc_ids."""
-    rng = random.Random(_SEED)
-    sample: list[str] = []
-    n_live = 0
-    parts: list[NDArray[Any]] = []
-    rows: list[tuple[int, int, int, bool]] = []
-    for row in corpus.identities():
-        rows.append((hash64(row.doc_id), content64(row.content_hash), row.seq, row.deleted))
-        if not row.deleted:
-            n_live += 1
-            if len(sample) < n_sample:
-                sample.append(row.doc_id)
-            elif (at := rng.randrange(n_live)) < n_sample:
-                sample[at] = row.doc_id
-        if len(rows) == 50_000:
-            parts.append(np.array(rows, dtype=_CORPUS))
-            rows = []
-    parts.append(np.array(rows, dtype=_CORPUS))
-    return np.concatenate(parts), sample
-
-
-def _check_documents(
-    corpus: Corpus,
-    collection: DenseCollection,
-    documents: NDArray[Any],
-    points: NDArray[Any],
-    watermark: int,
-) -> list[Check]:
-    expected, moving = _settled(documents, watermark)
-    points = points[~np.isin(points["doc"], moving)]
-    heads = points[points["number"] == 0]
-
-    missing = ~np.isin(expected["doc"], heads["doc"])
-    extra = ~np.isin(points["doc"], expected["doc"])
-    by_doc = np.argsort(expected["doc"])
-    known = expected[by_doc]
-    at = np.searchsorted(known["doc"], points["doc"])
-    at = np.minimum(at, max(0, len(known) - 1))
-    stale = np.zeros(len(points), dtype=bool)
-    if len(known):
-        stale = ~extra & (
-            (known["content"][at] != points["content"]) | (known["seq"][at] != points["seq"])
-        )
-    _, first, n_points = np.unique(points["doc"], return_index=True, return_counts=True)
-    partial = points["doc"][first][n_points != points["count"][first]]
-
-    def named(hashes: NDArray[Any]) -> str:
-        return _names(corpus, collection, set(hashes[:1_000].tolist()))
-
-    return [
-        Check(
-            name="documents",
-            passed=not missing.any() and not extra.any(),
-            found=f"{len(np.unique(heads['doc'])):,} documents, {int(missing.sum()):,} missing, "
-            f"{len(np.unique(points['doc'][extra])):,} that the corpus does not have",
-            expected=f"the {len(expected):,} documents of the corpus at seq {watermark}",
-            detail=named(np.concatenate([expected["doc"][missing], points["doc"][extra]])),
-        ),
-        Check(
-            name="content",
-            passed=not stale.any(),
-            found=f"{len(np.unique(points['doc'][stale])):,} documents in another version",
-            expected="every passage made from the corpus's own version (seq and content hash)",
-            detail=named(points["doc"][stale]),
-        ),
-        Check(
-            name="passages",
-            passed=not len(partial),
-            found=f"{len(points):,} passages, {len(partial):,} documents without all of theirs",
-            expected="all passages of every document, none twice",
-            detail=named(partial),
-        ),
-    ]
-
-
-def _settled(documents: NDArray[Any], watermark: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Rows of the documents that are there and have not changed since the watermark, and the
-    documents that have: those are left out on both sides. A document that changed while the corpus
-    was read may be in it twice, under its old seq and its new one."""
-    moving = documents["doc"][documents["seq"] > watermark]
-    settled = documents[(documents["seq"] <= watermark) & ~documents["deleted"]]
-    return settled[~np.isin(settled["doc"], moving)], moving
-
-
-def _names(corpus: Corpus, collection: DenseCollection, hashes: set[int]) -> str:
-    if not hashes:
-        return ""
-    found: dict[str, None] = {}
-    sources: Iterable[Iterable[str]] = (
-        (row.doc_id for row in corpus.identities()),
-        (point.doc_id for batch in collection.scan_points() for point in batch),
-    )
-    for source in sources:
-        for doc_id in source:
-            if hash64(doc_id) in hashes:
-                found[doc_id] = None
-                if len(found) == NAMED_DOCUMENTS:
-                    return "such as " + ", ".join(map(repr, found))
-    return "such as " + ", ".join(map(repr, found))
 
 
 # -- vectors of this model and these texts -----------------------------------------------------
@@ -433,7 +278,7 @@ def _read_lexical(index: LexicalHalf) -> tuple[int, NDArray[Any]]:
             (hash64(doc_id), content64(content_hash), seq, False)
             for doc_id, seq, content_hash in index.scan()
         ],
-        dtype=_CORPUS,
+        dtype=CORPUS,
     )
     return watermark, rows
 
@@ -445,7 +290,7 @@ def _check_lexical(
     documents: NDArray[Any],
     dense_watermark: int,
 ) -> Check:
-    expected, moving = _settled(documents, watermark)
+    expected, moving = settled(documents, watermark)
     rows = rows[~np.isin(rows["doc"], moving)]
     differ = np.setxor1d(expected[["doc", "content"]], rows[["doc", "content"]])
     lag = corpus.lag(watermark)

@@ -1,0 +1,57 @@
+"""What the gate looked at, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One thing the gate looked at."""
+
+    name: str
+    passed: bool
+    found: str
+    expected: str
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "found": self.found,
+            "expected": self.expected,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """Everything the gate looked at, and the retrieval metrics where there were judgments."""
+
+    generation: str
+    checks: tuple[Check, ...]
+    metrics: Mapping[str, Any] | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [
+            f"{check.name}: found {check.found}, expected {check.expected}"
+            + (f" ({check.detail})" if check.detail else "")
+            for check in self.checks
+            if not check.passed
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation,
+            "passed": self.passed,
+            "checks": [check.to_json() for check in self.checks],
+            "metrics": self.metrics,
+        }
