@@ -22,7 +22,7 @@ class NoService(ReindexerError):
 )
 @pass_invocation
 def mcp(invocation: Invocation, url: str | None, key: str | None) -> None:
-    """Give assistants search over stdin and stdout (Model Context Protocol).
+    """Give assistants search, by the Model Context Protocol.
 
     Three tools that only read: search, get_document and status. A `reindexer serve` answers them.
     It needs the extra mcp: pip install 'reindexer[mcp]'.
