@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -18,12 +20,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from reindexer.sources import DocstringSource, Row
 from tests.tiny_models import make_tiny_model
 
+pytestmark = pytest.mark.timeout(960)
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tour.md"
 DOCUMENTS = 800
 EPOCHS = 10  # of a model that is quick to train, and knows nothing
 DIM = 128
-TIMEOUT_S = 280.0
+TIMEOUT_S = 900.0  # of a machine that others keep busy; a quiet one takes a minute at most
 
 
 def commands() -> str:
@@ -64,26 +68,31 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         "MODEL": str(_bag_of_words(folder / "words")),
         "DOCUMENTS": str(DOCUMENTS),
         "EPOCHS": str(EPOCHS),
-        "REINDEXER_LOG_FORMAT": "console",
+        "REINDEXER_GOVERNOR_ENABLED": "false",  # nobody waits for the asker's answers
     }
-    with (folder / "output").open("w") as output:
-        done = subprocess.run(
-            ["bash", "-e", "-c", f"trap 'kill $(jobs -p) 2> /dev/null' EXIT\n{commands()}"],
+    with (
+        (folder / "output").open("w") as output,
+        subprocess.Popen(
+            ["bash", "-e", "-c", commands()],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+            start_new_session=True,
+        ) as walk,
+    ):
+        try:
+            code = walk.wait(TIMEOUT_S)
+        finally:  # a walk that stops in the middle leaves its service and its asker behind
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(walk.pid, signal.SIGKILL)
     text = (folder / "output").read_text()
-    assert done.returncode == 0, text
+    assert code == 0, text
     (left,) = (folder / "walk").iterdir()
     return text, left
 
 
-@pytest.mark.timeout(320)
 def test_every_command_of_the_tour_works(walked: tuple[str, Path]) -> None:
     output, _ = walked
     assert "docs@2 (docstrings@1) is live" in output
