@@ -365,6 +365,7 @@ def run_build(
     """
     build = build_of(data, generation)
     data.journal.start_run(build)
+    build = data.journal.build_of(generation.name)  # running now, whatever it was before
     if generation.watermark == 0 and generation.state == "building":
         build = _copied(data, generation, build, lease, on_progress)
         if build.state != "running":
