@@ -9,7 +9,7 @@ setup:
 
 # Run the tests; arguments go to pytest.
 test *args:
-    .venv/bin/pytest {{args}}
+    .venv/bin/pytest -n auto --dist loadfile {{args}}
 
 # Check style, types and the direction of imports.
 lint:
