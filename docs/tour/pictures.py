@@ -85,6 +85,9 @@ def draw_answers(path: Path) -> None:
             axes.scatter(*zip(*points, strict=True), s=9, color=color, marker=marker, lw=0)
         axes.scatter([], [], s=30, color=color, marker=marker, label=f"answered by {generation}")
     axes.set(yscale="log", xlabel="seconds since the first question", ylabel="slowest answer, ms")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_formatter("{x:,.0f}")
+    axes.tick_params(axis="y", which="minor", labelsize=8)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2)
     _save(figure, path)
 
