@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -329,6 +330,7 @@ def _prove_all(invocation: Invocation, seed: int, store: str, strict: bool, as_j
 
 
 def _run(invocation: Invocation, prove: Prove, own: Settings | None, **sizes: Any) -> Proof:
+    signal.signal(signal.SIGTERM, _end)  # so that the sandbox is removed then too
     with Progress("selftest", quiet=invocation.quiet) as progress:
 
         def show(done: int, total: int, what: str) -> None:
@@ -336,6 +338,10 @@ def _run(invocation: Invocation, prove: Prove, own: Settings | None, **sizes: An
 
         proof = prove(own=own, on_progress=show, **sizes)
     return proof
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _own(invocation: Invocation, store: str) -> Settings | None:
