@@ -8,7 +8,7 @@ import click
 
 from reindexer.cli_verb import Invocation, VerbGroup, json_option, pass_invocation
 from reindexer.terminal import next_steps, note, print_json, say, table, when
-from search.keys import SCOPES, ApiKeys, Scope
+from search.scopes import SCOPES, Scope
 
 _KEY = '{"id", "name", "scopes": [], "rate", "created_at", "revoked_at"}'
 
@@ -58,6 +58,8 @@ def create_key(
     Only a hash of it is kept. Running services know it at once.
     """
     with invocation.open() as data:
+        from search.keys import ApiKeys
+
         key, text = ApiKeys(data.database).create(name, scopes, rate_limit=rate)
     if as_json:
         print_json({**key.to_json(), "key": text})
@@ -80,6 +82,8 @@ def create_key(
 def list_keys(invocation: Invocation, as_json: bool) -> None:
     """Every key that was made, without its secret."""
     with invocation.open_existing() as data:
+        from search.keys import ApiKeys
+
         found = [key.to_json() for key in ApiKeys(data.database).list()]
     if as_json:
         print_json(found)
@@ -117,6 +121,8 @@ def revoke_key(invocation: Invocation, key_id: str, as_json: bool) -> None:
     within 2 seconds.
     """
     with invocation.open_existing() as data:
+        from search.keys import ApiKeys
+
         key = ApiKeys(data.database).revoke(key_id)
     if as_json:
         print_json(key.to_json())

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 FOLLOW_TIMEOUT_S = 10.0
+STALE_PROBLEM_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,12 +190,14 @@ def _wait_until_prepared(
     data: DataDirectory, target: str, deadline: float, on_wait: Callable[[str], None]
 ) -> None:
     told = ""
+    began = time.monotonic()
     while True:
         waiting = [p for p in data.catalog.serving() if target not in (p.prepared, p.generation)]
         if not waiting:
             return
+        # What one says at first may be from its attempt before; it tries again for this request.
         blocked = [process for process in waiting if process.problem]
-        if blocked:
+        if blocked and time.monotonic() > began + STALE_PROBLEM_S:
             reasons = "; ".join(f"{p.name} at {p.address}: {p.problem}" for p in blocked)
             raise CutOverRefused(
                 f"{target} cannot be prepared everywhere, so nothing was switched. {reasons}"

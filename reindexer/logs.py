@@ -119,7 +119,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     if request_id := REQUEST_ID.get():
         fields["request_id"] = request_id
     fields |= _known.get()
-    fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    extra = vars(record).items()  # other libraries mark records with names that begin with _
+    fields |= {name: value for name, value in extra if name not in _STANDARD and name[0] != "_"}
     return fields
 
 

@@ -56,13 +56,13 @@ def pace_text(build: Status) -> str:
 
 
 def stages_text(build: Status) -> str:
-    """`encode 81 %, write 9 %, read 6 %`: the largest first; below a percent is left out."""
+    """`encode 81 %, write 9 %, read 6 %`: the five largest; below a percent is left out."""
     stages: Mapping[str, float] = build["stages"]
     total = sum(stages.values())
     if total <= 0:
         return ""
     shares = sorted(((100 * s / total, name) for name, s in stages.items()), reverse=True)
-    return ", ".join(f"{name} {share:.0f} %" for share, name in shares if share >= 1)
+    return ", ".join(f"{name} {share:.0f} %" for share, name in shares[:5] if share >= 1)
 
 
 def state_text(build: Status) -> str:

@@ -19,7 +19,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from search.errors import NotAuthenticated, RateLimited, ScopeMissing
-from search.keys import ApiKey, ApiKeys, Scope, hash_secret, split_key
+from search.keys import ApiKey, ApiKeys, hash_secret, split_key
+from search.scopes import Scope
 
 LOCAL = "local"  # who it is when this machine is trusted
 ANONYMOUS = "anonymous"

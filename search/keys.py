@@ -10,16 +10,14 @@ import string
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import limits
 import sqlalchemy as sa
 
 from search.database import Database, api_keys
 from search.errors import InvalidKey, KeyNotFound
-
-Scope = Literal["search", "write", "operate"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)  # none implies another
+from search.scopes import SCOPES, Scope
 
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 10

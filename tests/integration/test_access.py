@@ -24,7 +24,8 @@ from search import access as access_module
 from search.access import needs
 from search.app import create_app
 from search.errors import DatabaseUnavailable
-from search.keys import ApiKeys, Scope
+from search.keys import ApiKeys
+from search.scopes import Scope
 from tests.word_directory import WordDirectory
 
 TOKEN = "the-token-of-the-data-directory"

@@ -291,15 +291,16 @@ def test_a_worker_that_lost_its_lease_does_not_end_what_another_does(
     job = zombie.queue.ask("train", {"pairs": "p", "base": "b", "name": "n"}, who="ann")
     (pid,) = until(lambda: begun(verbs))
     until(lambda: zombie.queue.get(job.job_id).child)
-    with directory.database.write() as connection:
-        connection.execute(
-            sa.update(tables.jobs).values(holder="worker/other", token=7)  # claimed meanwhile
-        )
-    end(verbs, 0, '{"model": "n@1"}')
-    until(lambda: not process_may_live(process_name(pid)))
-    time.sleep(0.1)
+    with directory.journal.lease("worker/other") as other:
+        with directory.database.write() as connection:
+            connection.execute(  # claimed meanwhile
+                sa.update(tables.jobs).values(holder="worker/other", token=other.token)
+            )
+        end(verbs, 0, '{"model": "n@1"}')
+        until(lambda: not process_may_live(process_name(pid)))
+        time.sleep(0.1)
 
-    assert zombie.queue.get(job.job_id).state == "running", "it is the other's to finish"
+        assert zombie.queue.get(job.job_id).state == "running", "it is the other's to finish"
 
 
 def test_a_worker_that_is_stopped_pauses_its_child_and_gives_the_job_back(
