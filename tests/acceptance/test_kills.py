@@ -50,10 +50,10 @@ def _build(data_dir: Path, generation: str, token: int) -> None:
 
     encode = Encoder.encode_tokenized
 
-    def counted(encoder: Encoder, tokenized: TokenizedTexts) -> Any:
+    def counted(encoder: Encoder, tokenized: TokenizedTexts, **options: Any) -> Any:
         with _encoded_log(data_dir, generation).open("a") as log:
             log.write(f"{len(tokenized)}\n")
-        return encode(encoder, tokenized)
+        return encode(encoder, tokenized, **options)
 
     Encoder.encode_tokenized = counted  # type: ignore[method-assign]
     settings = {"data_dir": str(data_dir), "window": WINDOW}
@@ -182,7 +182,7 @@ def _build_with_kills(data: DataDirectory, killer: Killer, target: str, kills: i
                 target,
                 lease.token,
                 longest_s=0.05,
-                once=lambda: _lines(log) > seen,  # noqa: B023 - called before the next round
+                once=lambda: _lines(log) >= seen + 3,  # noqa: B023 - called before the next round
             )
         killer.run(_build, data.path, target, lease.token)
     assert data.catalog.get(target).state == "ready"
