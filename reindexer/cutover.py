@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 FOLLOW_TIMEOUT_S = 10.0
-STALE_PROBLEM_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +162,7 @@ def _switch(
         target, expected, token=lease.token, seconds=timeout_s + FOLLOW_TIMEOUT_S
     )
     try:
-        _wait_until_prepared(data, target, began + timeout_s, on_wait)
+        _wait_until_prepared(data, target, lease.token, began + timeout_s, on_wait)
         prepared = time.monotonic()
         reached("cutover.prepared")
         detail = {"override": override} if override else None
@@ -187,17 +186,20 @@ def _switch(
 
 
 def _wait_until_prepared(
-    data: DataDirectory, target: str, deadline: float, on_wait: Callable[[str], None]
+    data: DataDirectory,
+    target: str,
+    token: int,
+    deadline: float,
+    on_wait: Callable[[str], None],
 ) -> None:
+    """token: of this request; what a process could not do for another one is no reason."""
     told = ""
-    began = time.monotonic()
     while True:
         waiting = [p for p in data.catalog.serving() if target not in (p.prepared, p.generation)]
         if not waiting:
             return
-        # What one says at first may be from its attempt before; it tries again for this request.
-        blocked = [process for process in waiting if process.problem]
-        if blocked and time.monotonic() > began + STALE_PROBLEM_S:
+        blocked = [p for p in waiting if p.problem and p.request == token]
+        if blocked:
             reasons = "; ".join(f"{p.name} at {p.address}: {p.problem}" for p in blocked)
             raise CutOverRefused(
                 f"{target} cannot be prepared everywhere, so nothing was switched. {reasons}"
@@ -232,7 +234,8 @@ def _swap_when_caught_up(
         lease.check()
         if not data.catalog.serving() and data.corpus.lag(data.catalog.get(target).watermark):
             _catch_up_here(data, target)
-        _wait_until_prepared(data, target, deadline, on_wait)  # others may have started meanwhile
+        # Others may have started meanwhile.
+        _wait_until_prepared(data, target, lease.token, deadline, on_wait)
         try:
             data.catalog.cut_over(
                 target,

@@ -106,6 +106,7 @@ searchers = sa.Table(
     sa.Column("queries_per_s", sa.Float),
     sa.Column("p50_ms", sa.Float),
     sa.Column("p99_ms", sa.Float),
+    sa.Column("request", sa.BigInteger),  # token of the cut-over that prepared and problem speak of
 )
 
 # The switch that is under way, if one is: one row at most.

@@ -80,6 +80,7 @@ class ServingProcess:
     generation: str | None  # answers come from here
     prepared: str | None  # loaded, warmed and caught up: can switch to it at once
     problem: str | None  # why it cannot prepare
+    request: int | None  # token of the cut-over that the two speak of
     seen_at: float  # Unix seconds
     load: QueryLoad | None = None  # of its last seconds; None when nobody asked
 
@@ -373,6 +374,7 @@ class Catalog:
         generation: str | None,
         prepared: str | None,
         problem: str | None,
+        request: int | None = None,
         load: QueryLoad | None = None,
     ) -> None:
         now = time.time()
@@ -381,6 +383,7 @@ class Catalog:
             "generation": generation,
             "prepared": prepared,
             "problem": problem,
+            "request": request,
             "seen_at": now,
             "queries_per_s": load.queries_per_s if load is not None else None,
             "p50_ms": load.p50_ms if load is not None else None,
@@ -413,6 +416,7 @@ class Catalog:
                 generation=row.generation,
                 prepared=row.prepared,
                 problem=row.problem,
+                request=row.request,
                 seen_at=row.seen_at,
                 load=None
                 if row.p99_ms is None

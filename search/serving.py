@@ -107,7 +107,7 @@ class SearcherManager:
         self._recipes_seen: dict[str, str] = {}  # as stored, of what is open
         self._request_token: int | None = None
         self._last_heartbeat = 0.0
-        self._last_shown: tuple[str | None, str | None, str | None] | None = None
+        self._last_shown: tuple[str | None, str | None, str | None, int | None] | None = None
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="open-generation")
 
     # -- for queries ---------------------------------------------------------------------------
@@ -290,10 +290,11 @@ class SearcherManager:
 
     def _heartbeat(self, pointers: Pointers) -> None:
         current = self._current.name if self._current is not None else None
+        request = pointers.request.token if pointers.request is not None else None
         target = pointers.request.target if pointers.request is not None else None
         prepared = target if target is not None and target in self._opened else None
         problem = self._problems.get(target or pointers.live or "")
-        shown = (current, prepared, problem)
+        shown = (current, prepared, problem, request)
         now = time.monotonic()
         if shown == self._last_shown and now - self._last_heartbeat < HEARTBEAT_S:
             return
@@ -303,6 +304,7 @@ class SearcherManager:
             generation=current,
             prepared=prepared,
             problem=problem,
+            request=request,
             load=self._load(),
         )
         self._last_heartbeat, self._last_shown = now, shown

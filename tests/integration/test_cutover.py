@@ -261,6 +261,34 @@ def test_a_process_that_died_is_not_waited_for(
     assert done.serving == processes.names
 
 
+def test_what_went_wrong_in_an_earlier_attempt_does_not_block_the_next(
+    directory: WordDirectory, two: tuple[str, str], processes: ServingProcesses
+) -> None:
+    _first, second = two
+    name = "elsewhere:1:1"
+
+    def beat(request: int | None) -> None:
+        directory.catalog.heartbeat(
+            name, address="a", generation=None, prepared=None, problem="full", request=request
+        )
+
+    beat(0)
+    done = cut_over(directory, second, on_wait=lambda _message: directory.catalog.leave(name))
+    assert done.live_after == second
+    assert done.serving == processes.names
+
+    def say_it_of_this_one(_message: str) -> None:
+        request = directory.catalog.pointers().request
+        beat(request.token if request is not None else None)
+
+    beat(0)
+    with pytest.raises(CutOverRefused, match=rf"{name} at a: full"):
+        rollback(directory, on_wait=say_it_of_this_one)
+    live = directory.catalog.live()
+    assert live is not None
+    assert live.name == second
+
+
 def test_a_target_that_is_behind_is_waited_for(
     directory: WordDirectory, two: tuple[str, str], processes: ServingProcesses
 ) -> None:

@@ -10,6 +10,7 @@ down_revision = "0001"
 def upgrade() -> None:
     for name in ("queries_per_s", "p50_ms", "p99_ms"):
         op.add_column("searchers", sa.Column(name, sa.Float(), nullable=True))
+    op.add_column("searchers", sa.Column("request", sa.BigInteger(), nullable=True))
     op.add_column("builds", sa.Column("stages", sa.Text(), nullable=True))
     op.add_column("builds", sa.Column("pace", sa.Float(), nullable=True))
     op.add_column("builds", sa.Column("pace_reason", sa.Text(), nullable=True))
