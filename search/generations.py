@@ -80,8 +80,8 @@ class ServingProcess:
     generation: str | None  # answers come from here
     prepared: str | None  # loaded, warmed and caught up: can switch to it at once
     problem: str | None  # why it cannot prepare
-    request: int | None  # token of the cut-over that the two speak of
     seen_at: float  # Unix seconds
+    request: int | None = None  # token of the cut-over that prepared and problem speak of
     load: QueryLoad | None = None  # of its last seconds; None when nobody asked
 
 
