@@ -75,10 +75,5 @@ class LogFollower:
 
     def _save_lexical(self, opener: Opener) -> None:
         """Those of this machine, so that a service that starts here has little to catch up with."""
-        from reindexer.opening import sync_lexical
-
-        for index in opener.lexicals():
-            sync_lexical(self._data.corpus, index)
-            if index.should_compact():
-                index.compact()
+        opener.sync_lexicals()
         opener.save_lexicals()

@@ -122,6 +122,13 @@ class Opener:
         with self._lock:
             return list(self._lexical.values())
 
+    def sync_lexicals(self) -> None:
+        """Bring all that are open to the head of the corpus; compact the ones that are due."""
+        for index in self.lexicals():
+            sync_lexical(self._data.corpus, index)
+            if index.should_compact():
+                index.compact()
+
     def save_lexicals(self) -> None:
         """For the process that replays: on its own disk, and where other nodes start from."""
         with self._lock:

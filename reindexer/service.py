@@ -16,11 +16,11 @@ from reindexer.errors import GateRefused, LeaseHeld, ReindexerError, SourceInval
 from reindexer.feedback import feedback_of
 from reindexer.http_server import HttpServer
 from reindexer.journal import SYNC_LEASE, Lease
-from reindexer.opening import Opener, sync_lexical
+from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
 from reindexer.service_address import ServiceAddress
 from reindexer.status import read_status
-from reindexer.sync import repair_alias, sync_generation
+from reindexer.sync import repair_alias, sync_opened
 from reindexer.verify import Verification, verify_structure
 from reindexer.visibility import Visibility
 from reindexer.worker import Worker
@@ -271,36 +271,20 @@ class ReindexerService:
             try:
                 self._lease = self._data.journal.lease(SYNC_LEASE)
             except LeaseHeld:
-                self._sync_lexical()
+                self._opener.sync_lexicals()
                 self._visibility.refresh()  # another process replays
                 return False
-        self._lease.check()
-        head = self.corpus.head()
-        self._sync_lexical()
-        failure: Exception | None = None
-        for opened in self.manager.opened():
-            with self.manager.acquire_named(opened.name) as held:
-                if held is None:
-                    continue
-                try:
-                    done = sync_generation(self._data, opened, self._lease, until=head)
-                    self.telemetry.encoded(done.encoded, done.tokens)
-                except (SearchError, TrainingError) as error:
-                    self.telemetry.sync_failed(opened.name)
-                    failure = error  # the others go on: a broken standby must not stop live
+        synced = sync_opened(self._data, self.manager, self._opener, self._lease)
+        for progress in synced.done.values():
+            self.telemetry.encoded(progress.encoded, progress.tokens)
+        for name in synced.failed:
+            self.telemetry.sync_failed(name)
         self._visibility.refresh()
         repair_alias(self._data)
         keep = {opened.generation.recipe.fingerprint for opened in self.manager.opened()}
         self._opener.forget_encoders(keep)
-        if failure is not None:
-            raise failure
+        synced.raise_failure()
         return True
-
-    def _sync_lexical(self) -> None:
-        for index in self._opener.lexicals():
-            sync_lexical(self.corpus, index)
-            if index.should_compact():
-                index.compact()
 
     def _save_lexical(self) -> None:
         self._opener.save_lexicals()

@@ -12,7 +12,7 @@ from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener
 from reindexer.replay import Replay, ReplayProgress
 from search.errors import LeaseLost, SearchError
-from search.serving import OpenGeneration
+from search.serving import OpenGeneration, SearcherManager
 from search.splitter import Splitter
 from search.term_weights import TermWeights
 from training.errors import TrainingError
@@ -54,6 +54,19 @@ class SyncReport:
             "lexical_changes": self.lexical_changes,
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedSync:
+    """What one replay into the open generations did, by their names."""
+
+    done: dict[str, ReplayProgress]
+    failed: dict[str, Exception]  # in the order of the replay, so that live comes last
+
+    def raise_failure(self) -> None:
+        """Raise the last one; nothing when all went well."""
+        for failure in reversed(self.failed.values()):
+            raise failure
 
 
 def sync_once(
@@ -112,6 +125,29 @@ def sync_once(
         lexical_changes=opener.lexical_changes,
         seconds=time.monotonic() - began,
     )
+
+
+def sync_opened(
+    data: DataDirectory, manager: SearcherManager, opener: Opener, lease: Lease
+) -> OpenedSync:
+    """Replay the log into all that a serving process has open; raises LeaseLost before it begins.
+
+    One that cannot be brought to the head does not keep the others from it: a broken standby must
+    not stop live.
+    """
+    lease.check()
+    head = data.corpus.head()
+    opener.sync_lexicals()
+    synced = OpenedSync(done={}, failed={})
+    for opened in manager.opened():
+        with manager.acquire_named(opened.name) as held:
+            if held is None:  # closed meanwhile
+                continue
+            try:
+                synced.done[opened.name] = sync_generation(data, opened, lease, until=head)
+            except (SearchError, TrainingError) as error:
+                synced.failed[opened.name] = error
+    return synced
 
 
 def sync_generation(

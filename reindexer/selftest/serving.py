@@ -11,8 +11,8 @@ from typing import Self
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import ReindexerError
 from reindexer.journal import SYNC_LEASE
-from reindexer.opening import Opener, sync_lexical
-from reindexer.sync import sync_generation
+from reindexer.opening import Opener
+from reindexer.sync import sync_opened
 from search.errors import SearchError
 from search.processes import process_name
 from search.serving import FOLLOW_S, SearcherManager
@@ -85,13 +85,4 @@ class Serving:
                     self.problems.append(str(error))
 
     def _replay(self) -> None:
-        self._lease.check()
-        head = self._data.corpus.head()
-        for index in self._opener.lexicals():
-            sync_lexical(self._data.corpus, index)
-            if index.should_compact():
-                index.compact()
-        for opened in self.manager.opened():
-            with self.manager.acquire_named(opened.name) as held:
-                if held is not None:
-                    sync_generation(self._data, opened, self._lease, until=head)
+        sync_opened(self._data, self.manager, self._opener, self._lease).raise_failure()
