@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,10 @@ from reindexer.build_job import BuildJob
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE
-from reindexer.service import ReindexerService
 from reindexer.settings import Settings
 from reindexer.upgrade import build_of, generation_for, recipe_for
 from search.documents import Document
+from tests.running_service import RunningService
 from tests.tiny_models import WORD_LIST, make_tiny_model
 
 if TYPE_CHECKING:
@@ -43,25 +42,8 @@ QUERIES = (
 )
 
 
-class World:
+class World(RunningService):
     """A data directory, and the service on it."""
-
-    def __init__(self, data: DataDirectory) -> None:
-        self.data = data
-        self.service = ReindexerService(data, host="127.0.0.1", port=0)
-        self.url = self.service.url
-        self._ready = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: self.service.run(on_ready=lambda _url: self._ready.set())
-        )
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._ready.wait(WAIT_S), "the service did not start"
-
-    def stop(self) -> None:
-        self.service.stop()
-        self._thread.join(WAIT_S)
 
     def live(self) -> str | None:
         live = self.data.catalog.live()
@@ -82,14 +64,10 @@ def running(folder: Path, *, is_empty: bool = False, **settings: Any) -> Iterato
     with data:
         if not is_empty:
             _fill(data, folder)
-        world = World(data)
-        world.start()
-        try:
+        with World(data) as world:
             if not is_empty:
                 until(lambda: len(world.service.manager.opened()) == 2)
             yield world
-        finally:
-            world.stop()
 
 
 def until(what: Callable[[], Any]) -> Any:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,56 +15,33 @@ from typing import Any
 import pytest
 
 from reindexer.cli import SECTIONS
-from reindexer.service import ReindexerService
 from search.client import AsyncSearchClient, Document, SearchClient
+from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 
 WAIT_S = 30.0
 ROOT = Path(__file__).parents[2]
+LIVE = "docs@1"
 Q = "T7 all of d7"  # the words of one document
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when Haystack is imported
 
 
-class Running:
-    """A service with a few documents that answers over a real socket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.directory = WordDirectory(folder, run_worker=False)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """LIVE answers from a few documents."""
+    with WordDirectory(tmp_path_factory.mktemp("adapters") / "data", run_worker=False) as directory:
         for number in range(20):
-            self.directory.put(
+            directory.put(
                 f"d{number}", f"all of d{number}", title=f"T{number}", metadata={"year": number}
             )
-        self.generation = self.directory.build("word@1")
-        self.directory.go_live(self.generation)
-        self.service = ReindexerService(self.directory, host="127.0.0.1", port=0)
-        self.url = self.service.url
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        self.service.run(on_ready=lambda _url: self._ready.set())
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        assert self._ready.wait(WAIT_S)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.service.stop()
-        self._thread.join(WAIT_S)
-        self.directory.close()
+        directory.go_live(directory.build("word@1"))
+        with RunningService(directory) as running:
+            yield running
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(tmp_path_factory.mktemp("adapters") / "data") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(running: Running) -> Iterator[SearchClient]:
+def client(running: RunningService) -> Iterator[SearchClient]:
     with SearchClient(running.url) as client:
         yield client
 
@@ -73,7 +49,7 @@ def client(running: Running) -> Iterator[SearchClient]:
 # -- LangChain -------------------------------------------------------------------------------------
 
 
-def test_langchain_retrieves(client: SearchClient, running: Running) -> None:
+def test_langchain_retrieves(client: SearchClient) -> None:
     from search.adapters.langchain import ReindexerRetriever
 
     retriever = ReindexerRetriever(client=client, k=3, mode="dense", filter={"year": {"gte": 5}})
@@ -83,12 +59,12 @@ def test_langchain_retrieves(client: SearchClient, running: Running) -> None:
     assert (found[0].id, found[0].page_content) == ("d7", "all of d7")
     assert found[0].metadata["title"] == "T7"
     assert found[0].metadata["year"] == 7
-    assert found[0].metadata["found"]["generation"] == running.generation
+    assert found[0].metadata["found"]["generation"] == LIVE
     assert all(one.metadata["year"] >= 5 for one in found)
 
 
 def test_langchain_retrieves_whole_documents_in_an_event_loop(
-    client: SearchClient, running: Running
+    client: SearchClient, running: RunningService
 ) -> None:
     from search.adapters.langchain import ReindexerRetriever
 
@@ -152,7 +128,7 @@ def test_langchain_is_told_what_is_not_possible(client: SearchClient) -> None:
 # -- LlamaIndex, Haystack --------------------------------------------------------------------------
 
 
-def test_llama_index_retrieves(client: SearchClient, running: Running) -> None:
+def test_llama_index_retrieves(client: SearchClient, running: RunningService) -> None:
     from search.adapters.llama_index import ReindexerRetriever
 
     retriever = ReindexerRetriever(client, k=2, mode="dense")
@@ -171,7 +147,7 @@ def test_llama_index_retrieves(client: SearchClient, running: Running) -> None:
 
 
 def test_haystack_retrieves_in_a_pipeline_that_survives_yaml(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from haystack import Pipeline
     from haystack.utils import Secret
@@ -189,7 +165,7 @@ def test_haystack_retrieves_in_a_pipeline_that_survives_yaml(
     again = Pipeline.loads(pipeline.dumps(), unsafe=True)
     found = again.run({"retriever": {"query": Q}})["retriever"]
 
-    assert found["generation"] == running.generation
+    assert found["generation"] == LIVE
     assert [found["documents"][0].id, found["documents"][0].content] == ["d7", "all of d7"]
     assert len(found["documents"]) == 2
     few = {"query": Q, "top_k": 1, "filters": {"year": 3}}
@@ -201,14 +177,14 @@ def test_haystack_retrieves_in_a_pipeline_that_survives_yaml(
 # -- MCP -------------------------------------------------------------------------------------------
 
 
-def test_an_assistant_searches_and_reads_over_stdio(running: Running) -> None:
+def test_an_assistant_searches_and_reads_over_stdio(running: RunningService) -> None:
     from mcp import Client
     from mcp.client.stdio import StdioServerParameters
 
     assert "mcp" in SECTIONS["Documents and answers"]
     server = StdioServerParameters(
         command=sys.executable,
-        args=["-m", "reindexer", "mcp", "--data-dir", str(running.folder)],
+        args=["-m", "reindexer", "mcp", "--data-dir", str(running.data.path)],
         cwd=str(ROOT),
     )
 
@@ -228,7 +204,7 @@ def test_an_assistant_searches_and_reads_over_stdio(running: Running) -> None:
             assert document.structured_content["text"] == "all of d7"
             status = await client.call_tool("status", {})
             assert status.structured_content is not None
-            assert status.structured_content["live"]["generation"] == running.generation
+            assert status.structured_content["live"]["generation"] == LIVE
             missing = await client.call_tool("get_document", {"doc_id": "nobody"})
             assert missing.is_error
             assert "no document 'nobody'" in str(missing.content)
@@ -250,7 +226,7 @@ def test_an_assistant_is_told_that_nothing_serves(tmp_path: Path) -> None:
 
 
 def test_every_snippet_of_the_documentation_runs(
-    running: Running, capsys: pytest.CaptureFixture[str]
+    running: RunningService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "adapters.md").read_text()
     names: dict[str, object] = {"url": running.url, "key": None}

@@ -26,7 +26,6 @@ from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
 from reindexer.journal import SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.restore import check_backup, restore
-from reindexer.service import ReindexerService
 from reindexer.sync import sync_once
 from search.database import Database, sqlite_url
 from search.documents import Document
@@ -35,6 +34,7 @@ from search.searcher import SearchRequest
 from search.stored_points import PointDigest, from_frames, to_frame
 from search.stored_rows import rows_from_bytes, rows_to_bytes
 from search.table_rows import read_parts, table_names
+from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 
 WORDS = ["river", "mountain", "bread", "window", "horse", "winter", "engine", "garden"]
@@ -498,23 +498,15 @@ def test_a_running_service_hands_out_the_vectors_that_it_owns(
     filled: WordDirectory, target: WordDirectory, place: str
 ) -> None:
     expected, said = state(filled), answers(filled)
-    service = ReindexerService(filled, host="127.0.0.1", port=0)
-    ready = threading.Event()
-    serving = threading.Thread(target=service.run, args=[lambda _url: ready.set()])
-    serving.start()
-    try:
-        assert ready.wait(60)
-        headers = {"X-Reindexer-Token": service.token}
-        with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+    with RunningService(filled) as running:
+        headers = {"X-Reindexer-Token": running.service.token}
+        with httpx.Client(base_url=running.url, headers=headers, timeout=60) as client:
             _wait_until_open(client, {"docs@1", "docs@2"})
             made = make_backup(filled, place)
             with pytest.raises(LeaseHeld, match="stop it first"):
                 restore(filled, place, overwrite=True)
             assert client.get("/generations/docs@9/points").status_code == 404
-            assert httpx.get(f"{service.url}/healthz").status_code == 200
-    finally:
-        service.stop()
-        serving.join(60)
+            assert httpx.get(f"{running.url}/healthz").status_code == 200
     assert set(made.backup.collections) == {"docs@1", "docs@2"}
     shutil.rmtree(filled.path / "collections")
     restore(target, place)

@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ import httpx
 import jsonschema
 import pytest
 
-from reindexer.service import ReindexerService
 from search.app import create_app
 from search.client import (
     AsyncSearchClient,
@@ -35,59 +33,45 @@ from search.client import (
     values,
 )
 from search.client.event_lines import EventLines
+from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 
 WAIT_S = 30.0
 N_DOCUMENTS = 40
+FIRST = "docs@1"  # the generation of word@1
 QUICK = Patience(tries=3, first_wait_s=0.001, deadline_s=WAIT_S)
 ROOT = Path(__file__).parents[2]
 
 
-class Running:
-    """A service that answers over a real socket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.directory = WordDirectory(folder, run_worker=False, feedback_enabled=True)
-        self.directory.put_many(f"d{number}" for number in range(N_DOCUMENTS))
-        self.first = self.directory.build("word@1")
-        self.directory.go_live(self.first)
-        self.service = ReindexerService(self.directory, host="127.0.0.1", port=0)
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        self.service.run(on_ready=lambda _url: self._ready.set())
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        assert self._ready.wait(WAIT_S)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.service.stop()
-        self._thread.join(WAIT_S)
-        self.directory.close()
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WordDirectory]:
+    """FIRST is live."""
+    folder = tmp_path_factory.mktemp("client") / "data"
+    with WordDirectory(folder, run_worker=False, feedback_enabled=True) as directory:
+        directory.put_many(f"d{number}" for number in range(N_DOCUMENTS))
+        directory.go_live(directory.build("word@1"))
+        yield directory
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with Running(tmp_path_factory.mktemp("client") / "data") as running:
+def running(directory: WordDirectory) -> Iterator[RunningService]:
+    with RunningService(directory) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(running: Running) -> Iterator[SearchClient]:
-    with SearchClient(running.service.url, patience=QUICK) as client:
+def client(running: RunningService) -> Iterator[SearchClient]:
+    with SearchClient(running.url, patience=QUICK) as client:
         yield client
 
 
 # -- a real service --------------------------------------------------------------------------------
 
 
-def test_a_query_is_answered_with_typed_hits(client: SearchClient, running: Running) -> None:
+def test_a_query_is_answered_with_typed_hits(client: SearchClient) -> None:
     answer = client.search("all of d7", k=3, mode="dense", explain=True)
 
-    assert answer.generation == running.first
+    assert answer.generation == FIRST
     assert answer.model == "word@1"
     assert len(answer.hits) == 3
     assert answer.hits[0].doc_id == "d7"
@@ -169,12 +153,12 @@ def test_a_click_and_a_vote_are_stored(client: SearchClient) -> None:
     assert client.votes() == ()
 
 
-def test_the_installation_is_looked_at(client: SearchClient, running: Running) -> None:
-    assert client.info().generation == running.first
-    assert client.ready().generation == running.first
+def test_the_installation_is_looked_at(client: SearchClient) -> None:
+    assert client.info().generation == FIRST
+    assert client.ready().generation == FIRST
     assert client.status().live is not None
-    assert [one.generation for one in client.generations()] == [running.first]
-    assert client.generation(running.first).json["recipe"]["model"] == "word@1"
+    assert [one.generation for one in client.generations()] == [FIRST]
+    assert client.generation(FIRST).json["recipe"]["model"] == "word@1"
     assert client.models() == ()
     assert client.builds() == ()
     with pytest.raises(errors.NotFound, match="no build 7"):
@@ -183,9 +167,11 @@ def test_the_installation_is_looked_at(client: SearchClient, running: Running) -
         client.start_build("nobody")
 
 
-def test_a_switch_is_seen_as_an_event_and_taken_back(running: Running) -> None:
-    second = running.directory.build("word@2")
-    with SearchClient(running.service.url, patience=QUICK) as client:
+def test_a_switch_is_seen_as_an_event_and_taken_back(
+    running: RunningService, directory: WordDirectory
+) -> None:
+    second = directory.build("word@2")
+    with SearchClient(running.url, patience=QUICK) as client:
         before = client.past_events()[-1].id
         with pytest.raises(errors.Conflict):
             client.rollback()
@@ -197,12 +183,12 @@ def test_a_switch_is_seen_as_an_event_and_taken_back(running: Running) -> None:
         assert switched.live_after == second
         assert seen.generation == second
         assert client.search("all of d7").generation == second
-        assert client.rollback().live_after == running.first
+        assert client.rollback().live_after == FIRST
 
 
-def test_the_asynchronous_client_does_the_same(running: Running) -> None:
+def test_the_asynchronous_client_does_the_same(running: RunningService) -> None:
     async def work() -> None:
-        async with AsyncSearchClient(running.service.url, patience=QUICK) as client:
+        async with AsyncSearchClient(running.url, patience=QUICK) as client:
             first, second = await asyncio.gather(
                 client.search("all of d7", mode="dense"), client.search("all of d8", mode="dense")
             )
@@ -235,10 +221,10 @@ def test_both_clients_have_the_same_methods() -> None:
 
 
 def test_every_snippet_of_the_documentation_runs(
-    running: Running, capsys: pytest.CaptureFixture[str]
+    running: RunningService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "client.md").read_text()
-    names: dict[str, object] = {"url": running.service.url, "key": None}
+    names: dict[str, object] = {"url": running.url, "key": None}
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
     assert len(snippets) == page.count("```python")
@@ -247,7 +233,7 @@ def test_every_snippet_of_the_documentation_runs(
     printed = capsys.readouterr().out
     assert "d7" in printed
     assert "2,500 documents, 0 rejected" in printed
-    with SearchClient(running.service.url) as client:
+    with SearchClient(running.url) as client:
         client.delete([f"note-{number}" for number in range(1_000)])
         client.delete([f"note-{number}" for number in range(1_000, 2_000)])
         client.delete([f"note-{number}" for number in range(2_000, 2_500)], wait=True)
@@ -487,7 +473,7 @@ NOT_COVERED = {
 
 
 @pytest.fixture(scope="module")
-def document(running: Running) -> dict[str, Any]:
+def document(running: RunningService) -> dict[str, Any]:
     return dict(create_app(running.service).openapi())
 
 
