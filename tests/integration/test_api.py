@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -25,6 +25,7 @@ from search.app import create_app
 from search.dense import FloatMatrix
 from search.document_lines import LINES
 from search.query_batches import QueryBatches
+from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
 
@@ -69,23 +70,16 @@ class HeldDirectory(WordDirectory):
         return HeldEncoder(int(model.partition("@")[2]), self.held)
 
 
-class Running:
-    """A service that answers over a real socket, replays, and follows the catalog."""
+class Running(RunningService):
+    """Its queries can be held."""
 
     def __init__(self, directory: HeldDirectory) -> None:
+        super().__init__(directory)
         self.directory = directory
         self.held = directory.held
-        self.service = ReindexerService(directory, host="127.0.0.1", port=0)
-        self.url = self.service.url
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self) -> None:
-        self.service.run(on_ready=lambda _url: self._ready.set())
-
-    def __enter__(self) -> Running:
-        self._thread.start()
-        assert self._ready.wait(WAIT_S)
+    def __enter__(self) -> Self:
+        super().__enter__()
         until(self._is_quick)
         return self
 
@@ -96,11 +90,9 @@ class Running:
             assert isinstance(searcher.encoder, QueryBatches)
             return searcher.encoder.is_quick
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.held.may_go_on.set()
-        self.service.stop()
-        self._thread.join(WAIT_S)
-        assert not self._thread.is_alive()
+        super().__exit__(*error)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(
