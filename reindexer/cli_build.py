@@ -148,7 +148,7 @@ def cancel(invocation: Invocation, generation: str | None, as_json: bool) -> Non
 @json_option
 @pass_invocation
 def scale(invocation: Invocation, actors: int, as_json: bool) -> None:
-    """Give a running build that is fanned out more actors, or fewer.
+    """Give a fanned-out build more actors, or fewer.
 
     More begin as soon as there is room for them; those that are too many end with their chunk.
     """

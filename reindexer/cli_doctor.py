@@ -36,7 +36,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @json_option
 @pass_invocation
 def doctor(invocation: Invocation, deep: bool, fix: bool, as_json: bool) -> None:
-    """Look at everything and say what to do; --fix does the safe part.
+    """Find what is wrong and say how to put it right.
 
     Compares every stored vector with its text and model, which finds a single foreign one. With
     --fix it moves a stale alias, finishes an interrupted prune and makes a damaged lexical index

@@ -52,7 +52,7 @@ since_option = click.option(
 @json_option
 @click.pass_context
 def feedback(context: click.Context, as_json: bool) -> None:
-    """Queries, clicks and votes of the service; by itself the summary."""
+    """Queries, clicks and votes; by itself the summary."""
     if context.invoked_subcommand is None:
         context.invoke(summary, as_json=as_json)
 

@@ -74,7 +74,7 @@ def prune(invocation: Invocation, yes: bool, standby: bool, as_json: bool) -> No
 @json_option
 @pass_invocation
 def compact(invocation: Invocation, if_worn: bool, as_json: bool) -> None:
-    """Build the live generation once more, from the vectors that it has.
+    """Rebuild the live generation from the vectors that it has.
 
     What is written after a build lies beside its ANN index and makes searches slower. Nothing is
     encoded again; the new generation is verified and goes live, the one before is the standby.

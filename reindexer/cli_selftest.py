@@ -73,7 +73,7 @@ def selftest(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Prove on this machine that the promises hold when things break.
+    """Prove the promises on this machine by breaking things.
 
     Works in a data directory of its own, which is gone at the end; yours is not touched. By
     itself it runs every tool on a small scale, as `selftest all` does: about three minutes.

@@ -169,11 +169,12 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fine-tune a model on PAIRS, measure it, and register it as NAME@N.
+    """Fine-tune a model on PAIRS, measure and register it.
 
-    PAIRS is a file of training pairs (see `reindexer pairs build`). With --eval, base and new
-    version are scored on judged queries; one that is not clearly better is registered too, but
-    `upgrade` refuses it. Killed at any moment, the same command goes on where it was.
+    PAIRS is a file of training pairs (see `reindexer pairs build`); the new version is NAME@1, or
+    the next number. With --eval, base and new version are scored on judged queries; one that is
+    not clearly better is registered too, but `upgrade` refuses it. Killed at any moment, the same
+    command goes on where it was.
     """
     from training.errors import QueriesOverlap, TrainingBusy
 
