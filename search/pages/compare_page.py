@@ -220,15 +220,23 @@ class ComparePage:
 def _chosen(
     sides: Sequence[Side], params: dict[str, str], live: str | None
 ) -> tuple[Side | None, Side | None]:
-    """Live on the left, and on the right another generation if there is one, else another mode."""
+    """Live beside another generation if there is one, the older on the left, so that what the
+    newer brings reads as new; else two modes of the same."""
     by_value = {side.value: side for side in sides}
-    other = next((side for side in sides if side.generation != live), None)
-    first = sides[0] if sides else None
-    second = other or (sides[1] if len(sides) > 1 else None)
+    of_live = [side for side in sides if side.generation == live]
+    others = [side for side in sides if side.generation != live]
+    first, second = [*of_live[:1], *others[:1], *of_live[1:2], None, None][:2]
+    if first is not None and second is not None and _number(second) < _number(first):
+        first, second = second, first
     return (
         by_value.get(params.get("left", ""), first),
         by_value.get(params.get("right", ""), second),
     )
+
+
+def _number(side: Side) -> int:
+    """7 of docs@7."""
+    return int(side.generation.rpartition("@")[2])
 
 
 def read_queries(text: str) -> list[str]:

@@ -25,7 +25,7 @@ _LINEAGE = (
     ("base", "trained from"),
     ("base_from", "which came from"),
     ("pairs", "training pairs"),
-    ("pairs_sha256", "pair file"),
+    ("pairs_sha256", "SHA-256 of the pairs"),
     ("gate", "gate"),
     ("gate_reason", "because"),
     ("seed", "seed"),
@@ -85,7 +85,11 @@ class ModelsPage:
             metrics=metric_rows(metrics),
             curve=_curve(metrics),
             dims=_dims(metrics),
-            lineage=[(label, lineage[key]) for key, label in _LINEAGE if lineage.get(key)],
+            lineage=[
+                (label, f"{lineage[key]:,}" if key == "pairs" else lineage[key])
+                for key, label in _LINEAGE
+                if lineage.get(key)
+            ],
             command_line=lineage.get("command", ""),
             has_report=bool(lineage.get("report")),
             is_live=live is not None and live.generation.recipe.model == model["model"],

@@ -38,6 +38,9 @@ MEDIA_TYPES: Mapping[str, str] = {
 }
 _YEAR_S = 31_536_000
 _CODE = re.compile(r"`([^`]+)`")
+_EVERY = re.compile(r"every (\d+)\s?([smhd])")
+_LARGER = {"s": (60, "m"), "m": (60, "h")}
+_UNIT_NAMES = {"s": "s", "m": "min", "h": "h", "d": "d"}
 _METRIC_NAMES = {"ndcg": "nDCG", "recall": "Recall", "mrr": "MRR", "map": "MAP"}
 
 
@@ -121,6 +124,8 @@ def _templates() -> jinja2.Environment:
         age=lambda at: _when(at).replace(" ago", "").replace("just now", "a moment"),
         metric=_metric,
         prose=_prose,
+        sentence=_sentence,
+        trigger=_trigger,
         words=lambda text: str(text).replace("_", " "),
         plain=_plain,
     )
@@ -131,7 +136,9 @@ def _templates() -> jinja2.Environment:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    """With its sign; what rounds to nothing has none."""
+    text = f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return text if text.strip("+\N{MINUS SIGN}0.") else "0.000"
 
 
 def _size(n_bytes: int | None) -> str:
@@ -188,6 +195,27 @@ def _metric(name: str) -> str:
 def _prose(text: object) -> Markup:
     """Words of ours as HTML: what stands in backticks is code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(str(text)))))
+
+
+def _sentence(text: object) -> str:
+    """A message of an error, which begins small and ends open, as a sentence of its own."""
+    words = str(text)
+    first, _, _ = words.partition(" ")
+    if first.isalpha():
+        words = words[:1].upper() + words[1:]
+    return words if words.endswith((".", "!", "?", "`")) else f"{words}."
+
+
+def _trigger(text: str) -> str:
+    """`every 5 min` for `every 300s`; fields of cron as they are."""
+    found = _EVERY.fullmatch(text)
+    if found is None:
+        return text
+    number, unit = int(found[1]), found[2]
+    while unit in _LARGER and number % _LARGER[unit][0] == 0:
+        per, larger = _LARGER[unit]
+        number, unit = number // per, larger
+    return f"every {number} {_UNIT_NAMES[unit]}"
 
 
 def _plain(value: Any) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 log = logging.getLogger(__name__)
-SIZES = {"desktop": (1280, 800), "phone": (375, 780)}
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 COMPARED = "left=docs%401:hybrid&right=docs%402:hybrid"
 Steps = Callable[["Page"], None]

@@ -193,7 +193,7 @@ def test_without_anything_to_show_a_page_says_what_to_run(empty: TestClient) -> 
     for path in ("/", "/compare", "/operations"):
         text = empty.get(path).text
         assert "reindexer ingest documents.jsonl" in text
-        assert "reindexer upgrade support@1" in text
+        assert "reindexer upgrade sentence-transformers/" in text
     assert "reindexer models register" in empty.get("/models").text
     assert empty.get("/?q=anything").status_code == 200
 

@@ -82,7 +82,7 @@ async function look() {
     if (!answer.ok || !after) throw new Error(page.querySelector("h1")?.textContent ?? "no answer");
     if (!document.getElementById("dialog").open) replace(after);
     fresh.classList.remove("is-away");
-    document.getElementById("fresh").textContent = "live";
+    document.getElementById("fresh").textContent = "up to date";
   } catch (error) {
     fresh.classList.add("is-away");
     document.getElementById("fresh").textContent = `away since ${new Date().toLocaleTimeString()}; these figures are old`;
