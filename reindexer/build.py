@@ -25,11 +25,12 @@ from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
 from reindexer.chunk_work import OpenData
 from reindexer.chunks import Chunk, ChunkLog
 from reindexer.data_directory import DataDirectory, open_data_directory
-from reindexer.errors import BuildFailed, LeaseHeld
+from reindexer.errors import BuildFailed, LeaseHeld, in_words
 from reindexer.fanout import ActorPool, FanOut
-from reindexer.governor import BuildStopped, Governor, Pace
-from reindexer.journal import BUILD_LEASE, SYNC_LEASE
+from reindexer.governor import BuildStopped, Governor, lower_priority
+from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Build
 from reindexer.opening import Opener
+from reindexer.pace import Pace
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.stages import StageClock, TimedTokenizer
 from reindexer.verify import Verification, verify_structure
@@ -54,18 +55,25 @@ class BuildRun:
     """One run of a build: from its checkpoint as far as it gets."""
 
     def __init__(
-        self, data: DataDirectory, job: BuildJob, *, open_data: OpenData = open_data_directory
+        self,
+        data: DataDirectory,
+        job: BuildJob,
+        *,
+        open_data: OpenData = open_data_directory,
+        on_neighbours: Callable[[], None] = lambda: None,
     ) -> None:
-        """open_data: how the actors of a build that is fanned out open the same directory."""
+        """open_data: how the actors of a build that is fanned out open the same directory.
+        on_neighbours: called once somebody serves on this machine."""
         self._data = data
         self._job = job
         self._open_data = open_data
+        self._on_neighbours = on_neighbours
         self._build = data.journal.build_of(job.generation)
         self._base = self._build  # counters when this run began
         self._began = time.monotonic()
         self._asked_to_stop = False
         self._clock = StageClock(self._build.stages)
-        self._batches: Callable[[], int] = lambda: 0  # of this run
+        self._governing: Governor | None = None
         self._told: str | None = None  # why the store is waited for
 
     def ask_to_stop(self, *_signal: object) -> None:
@@ -81,6 +89,7 @@ class BuildRun:
             data.catalog.move(name, "catching_up")
             generation = data.catalog.get(name)
         with contextlib.ExitStack() as stack:
+            self._keep(pace=None, pace_reason=None)  # a run that was killed may have left one
             stack.callback(self._keep, pace=None, pace_reason=None)
             with self._governor() as governor:  # loading a model is in the way of queries too
                 encoder = data.encoder(generation)
@@ -102,6 +111,7 @@ class BuildRun:
                     clock=self._clock,
                 )
                 self._replay_to_head(replay, collection, governor.check)
+                governor.encodes = False
                 reached("index.begin")
                 with self._clock.timed("finish"):
                     collection.finish()
@@ -234,14 +244,11 @@ class BuildRun:
             serving=data.catalog.serving,
             pace=pace if settings.governor_enabled else None,
             on_change=lambda share, reason: self._keep(pace=share, pace_reason=reason),
-            on_yield=self._yielded,
+            on_yield=self._clock.add_yield,
+            on_neighbours=self._on_neighbours,
         )
-        self._batches = lambda: governor.batches
+        self._governing = governor
         return governor
-
-    def _yielded(self, seconds: float) -> None:
-        self._clock.add("yield", seconds)
-        self._clock.add("encode", -seconds)  # it rests inside encoding, which is timed as a whole
 
     def _keep(self, **values: Any) -> None:
         """What people look at beside the progress; a build does not fail for it."""
@@ -252,6 +259,7 @@ class BuildRun:
     def _checkpoint(self, progress: ReplayProgress, chunk: Chunk | None = None) -> None:
         """chunk: the one that is done, of a build that is fanned out."""
         elapsed = time.monotonic() - self._began
+        governor = self._governing
         base = self._base
         docs_done = base.docs_done + progress.documents
         counters: dict[str, Any] = {
@@ -263,7 +271,7 @@ class BuildRun:
             "docs_per_s": progress.documents / elapsed if elapsed > 0 else 0.0,
             "busy_s": base.busy_s + elapsed,
             "tokens": base.tokens + progress.tokens,
-            "batches": self._build.batches + self._batches(),
+            "batches": self._build.batches + (governor.batches if governor is not None else 0),
             "stages": json.dumps(self._clock.seconds()),
             "reason": None,
         }
@@ -273,6 +281,8 @@ class BuildRun:
             self._data.journal.checkpoint(build, progress.watermark, **held, **counters)
         else:
             ChunkLog(self._data.database).finish(chunk, build.generation, **held, **counters)
+            if governor is not None:
+                governor.encodes = True  # in the actors
         self._told = None
         self._stop_if_wanted()
 
@@ -302,7 +312,7 @@ class BuildRun:
 def run_job(job: BuildJob) -> int:
     """The whole life of the child process; returns its exit code."""
     with open_data_directory(job.read_settings()) as data:
-        run = BuildRun(data, job)
+        run = BuildRun(data, job, on_neighbours=lower_priority)
         data.wait_for_store(run.store_is_away)
         signal.signal(signal.SIGTERM, run.ask_to_stop)
         signal.signal(signal.SIGINT, run.ask_to_stop)
@@ -313,7 +323,7 @@ def run_to_its_end(data: DataDirectory, run: BuildRun, generation: str) -> int:
     """Run, and leave in catalog and journal what became of it; returns the exit code."""
     build = data.journal.build_of(generation)
     try:
-        report = run.run()
+        return _keep_outcome(data, build, run.run())
     except BuildStopped as stopped:
         record_stop(data, build, stopped.wanted)
         return EXIT_PAUSED
@@ -321,16 +331,22 @@ def run_to_its_end(data: DataDirectory, run: BuildRun, generation: str) -> int:
         log.error("%s", error)
         return 1
     except Exception as error:
-        reason = f"{error}" or type(error).__name__
+        reason = in_words(error)
         log.info("build %s failed", build.build_id, exc_info=True)  # shown with -v
-        data.journal.update_build(build.build_id, state="failed", reason=reason)
+        try:
+            data.journal.update_build(build.build_id, state="failed", reason=reason)
+        except SearchError:  # a full disk, a database that is away: nothing can be kept either
+            log.error("build %s of %s stopped: %s", build.build_id, generation, reason)
         return 1
+
+
+def _keep_outcome(data: DataDirectory, build: Build, report: Verification) -> int:
     if report.passed:
-        data.catalog.move(generation, "ready")
+        data.catalog.move(build.generation, "ready")
         data.journal.update_build(build.build_id, state="done", reason=None)
         return 0
     reason = "; ".join(report.reasons)
-    data.catalog.move(generation, "failed", reason=reason)
+    data.catalog.move(build.generation, "failed", reason=reason)
     data.journal.update_build(build.build_id, state="failed", reason=f"gate refused: {reason}")
     return 3
 

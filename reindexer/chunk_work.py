@@ -17,7 +17,9 @@ import numpy as np
 from reindexer.chunks import Chunk, ChunkLog
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed
+from reindexer.governor import Governor
 from reindexer.journal import BUILD_LEASE
+from reindexer.pace import GivenPace
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.stages import StageClock, TimedTokenizer
@@ -56,9 +58,15 @@ class ChunkResult:
 class ChunkWork:
     """What an actor does, in order: `ready`, then `encode` for each chunk."""
 
-    def __init__(self, order: ActorOrder) -> None:
+    def __init__(
+        self, order: ActorOrder, *, on_neighbours: Callable[[], None] = lambda: None
+    ) -> None:
+        """on_neighbours: called once somebody serves on this machine."""
         self._order = order
+        self._on_neighbours = on_neighbours
         self._data: DataDirectory | None = None
+        self._governor: Governor | None = None
+        self._clock = StageClock()  # of the chunk in hand
 
     def ready(self) -> str:
         """Load the model and open what is worked on; returns where that is.
@@ -76,7 +84,9 @@ class ChunkWork:
         self._data = data = order.open_data(order.settings)
         self._generation = generation = data.catalog.get(order.generation)
         self._log = ChunkLog(data.database)
+        self._governor = self._governed(data)
         self._encoder = self._load(data)
+        self._governor.workers = self._encoder.workers
         self._spec = generation.recipe.collection_spec(generation.name)
         self._straight = (
             data.store.create(generation.collection, self._spec) if data.store.shared else None
@@ -87,8 +97,9 @@ class ChunkWork:
         """fresh: nothing of this chunk can be in the store. A chunk whose actor was lost is not:
         what that one had written is kept as it is."""
         assert self._data is not None, "ready() comes first"
+        assert self._governor is not None
         collection: Any = self._straight or _Returned(self._generation.collection, self._spec)
-        clock = StageClock()
+        self._clock = clock = StageClock()
         replay = Replay(
             corpus=self._data.corpus,
             collection=collection,
@@ -100,6 +111,7 @@ class ChunkWork:
             checkpoint=lambda _progress: None,  # the chunk as a whole is what gets marked
             weights=TermWeights.of(self._generation.recipe),
             check=self._checking(chunk),
+            turn=self._governor.turn,
             clock=clock,
         )
         fresh_until = chunk.until if fresh or self._straight is None else 0
@@ -110,6 +122,8 @@ class ChunkWork:
         return result
 
     def close(self) -> None:
+        if self._governor is not None:
+            self._governor.__exit__()
         if self._data is not None:
             self._data.close()
 
@@ -124,6 +138,23 @@ class ChunkWork:
                 self._log.check(chunk, lease=BUILD_LEASE, token=self._order.token)
 
         return check
+
+    def _governed(self, data: DataDirectory) -> Governor:
+        """Keeps the pace that the build has written down, from now on."""
+        generation = self._order.generation
+        is_wanted = self._order.settings.governor_enabled
+        given = GivenPace(lambda: data.journal.build_of(generation).pace)
+        governor = Governor(
+            wanted=lambda: None,  # the build ends its actors
+            serving=data.catalog.serving,
+            pace=given if is_wanted else None,
+            on_yield=self._yielded,
+            on_neighbours=self._on_neighbours,
+        )
+        return governor.__enter__()
+
+    def _yielded(self, seconds: float) -> None:
+        self._clock.add_yield(seconds)
 
     def _load(self, data: DataDirectory) -> Any:
         return data.encoder(self._generation)

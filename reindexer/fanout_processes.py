@@ -17,6 +17,7 @@ from reindexer.chunk_work import ActorOrder, ChunkResult, ChunkWork
 from reindexer.chunks import Chunk
 from reindexer.errors import BuildFailed
 from reindexer.fanout import ActorLost, ActorReady, Answer
+from reindexer.governor import lower_priority
 from search.processes import die_with_parent
 
 STOP_S = 5.0  # an actor that was killed gets so long to be gone
@@ -116,7 +117,7 @@ def _work(
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    work = ChunkWork(order)
+    work = ChunkWork(order, on_neighbours=lower_priority)
     try:
         connection.send(ActorReady(where=f"{work.ready()}, process {os.getpid()}"))
         while True:

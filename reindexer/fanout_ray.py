@@ -23,6 +23,7 @@ from reindexer.chunks import Chunk
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed
 from reindexer.fanout import ActorLost, ActorReady, Answer
+from reindexer.governor import lower_priority
 from training.extras import require
 from training.registry import ModelVersion
 
@@ -40,7 +41,7 @@ class RayChunkWork(ChunkWork):
     def __init__(self, order: ActorOrder, model: Sequence[Any]) -> None:
         """model: one reference to the version's files, in a list so that Ray does not fetch them
         before they are asked for."""
-        super().__init__(order)
+        super().__init__(order, on_neighbours=lower_priority)  # a process of its own
         self._archive = model
 
     def ready(self) -> str:

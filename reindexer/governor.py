@@ -1,35 +1,32 @@
 """A build gives way to queries, and stops soon when it is told to.
 
 Serving processes write the latency of their last queries into the catalog with each heartbeat. The
-build reads that once a second and works a smaller share of the time while 99 of 100 queries take
-longer than they should: it halves its pace when they do, and adds a little when they do not.
+build reads that once a second, and its pace (`reindexer.pace`) follows. Its actors, wherever they
+are, read that pace from the journal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from reindexer.pace import HEARTBEAT_S
 from search.errors import SearchError
 from search.generations import ServingProcess
-from search.processes import is_on_this_machine, short_process
-from search.query_times import WINDOW_S
+from search.processes import is_on_this_machine
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # how often the build asks whether it is to stop
 SLICE_S = 0.1  # of a rest; a change of mind is noticed after one
-DECREASE = 0.5  # times the pace when queries are too slow
-INCREASE = 0.05  # added a second while they are well within their target
-WELL_WITHIN = 0.8  # of the target
-HEARTBEAT_S = 1.0
-PATIENCE_S = HEARTBEAT_S + WINDOW_S  # until figures show what the last decrease has changed
 LOWEST_PRIORITY = 19
 
 
@@ -41,40 +38,21 @@ class BuildStopped(Exception):
         self.wanted = wanted
 
 
-class Pace:
-    """The share of the time that a build works: additive increase, multiplicative decrease."""
+class BuildPace(Protocol):
+    """The share of the time that a build works: `reindexer.pace.Pace`, or `GivenPace` in one of its
+    actors."""
 
-    def __init__(self, *, target_ms: float, lowest: float) -> None:
-        self.share = 1.0
-        self.reason: str | None = None  # why it is below 1
-        self._target_ms = target_ms
-        self._lowest = lowest
-        self._at: float | None = None
-        self._wait_until = 0.0
+    @property
+    def share(self) -> float:
+        """0 while nothing is to begin."""
+        ...
 
-    def follow(self, serving: Sequence[ServingProcess], now: float) -> None:
-        """Adapt to what the serving processes measured. now: seconds of any clock."""
-        passed_s = 0.0 if self._at is None else min(max(0.0, now - self._at), PATIENCE_S)
-        self._at = now
-        slowest = max(
-            (process for process in serving if process.load is not None),
-            key=lambda process: process.load.p99_ms if process.load is not None else 0.0,
-            default=None,
-        )
-        p99_ms = slowest.load.p99_ms if slowest is not None and slowest.load is not None else 0.0
-        if slowest is not None and p99_ms > self._target_ms:
-            if now >= self._wait_until:
-                self.share = max(self._lowest, self.share * DECREASE)
-                self._wait_until = now + PATIENCE_S
-            self.reason = (
-                f"p99 {p99_ms:.0f} ms > {self._target_ms:g} ms on {short_process(slowest.name)}"
-            )
-        elif p99_ms <= WELL_WITHIN * self._target_ms:
-            # Without queries there is nobody to give way to: back to full speed twice as fast.
-            step = INCREASE if slowest is not None else 2 * INCREASE
-            self.share = min(1.0, self.share + step * passed_s)
-        if self.share >= 1.0:
-            self.reason = None
+    @property
+    def reason(self) -> str | None: ...
+
+    def follow(
+        self, serving: Sequence[ServingProcess], now: float, *, encodes: bool, is_busy: bool
+    ) -> None: ...
 
 
 class Governor:
@@ -85,25 +63,30 @@ class Governor:
         *,
         wanted: Callable[[], str | None],
         serving: Callable[[], Sequence[ServingProcess]],
-        pace: Pace | None,
+        pace: BuildPace | None,
         workers: int = 1,
         on_change: Callable[[float, str | None], None] = lambda _share, _reason: None,
         on_yield: Callable[[float], None] = lambda _seconds: None,
+        on_neighbours: Callable[[], None] = lambda: None,
     ) -> None:
         """wanted: whether somebody asked for `pause` or `cancel`. pace: None keeps full speed.
         workers: batches that are encoded side by side. on_change hears of another pace, on_yield
-        of the time that was given to queries."""
+        of the time that was given to queries; on_neighbours is called once somebody serves on this
+        machine."""
         self._wanted = wanted
         self._serving = serving
         self._pace = pace
         self.workers = workers
+        self.encodes = False  # whether the build does now, here or in its actors
+        self.batches = 0  # let through so far
         self._on_change = on_change
         self._on_yield = on_yield
-        self.batches = 0  # let through so far
+        self._on_neighbours = on_neighbours
         self._stop: str | None = None  # what is wanted
         self._leaves_core = False
-        self._is_polite = False
-        self._running = 0
+        self._has_neighbours = False
+        self._running = 0  # at work, or resting after it
+        self._working = 0
         self._room = threading.Condition()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="governor", daemon=True)
@@ -136,10 +119,12 @@ class Governor:
                 self._room.wait(SLICE_S)
             self._running += 1
             self.batches += 1
+            self.encodes = True
         try:
             self.check()
             began = time.perf_counter()
-            yield
+            with self._at_work():
+                yield
             ended = time.perf_counter()
             self._rest(ended, ended - began)
             self._on_yield((time.perf_counter() - ended + began - asked) / self.workers)
@@ -148,13 +133,28 @@ class Governor:
                 self._running -= 1
                 self._room.notify()
 
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with self._room:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._room:
+                self._working -= 1
+
     def _limit(self) -> int:
+        """How many batches may be under way."""
+        if self._pace is not None and self._pace.share == 0:
+            return 0
         return max(1, self.workers - 1) if self._leaves_core else self.workers
 
     def _rest(self, since: float, worked_s: float) -> None:
         """Until the batch was the pace's share of the time; the pace may change meanwhile."""
         while self._pace is not None:
-            left_s = since + worked_s * (1 / self._pace.share - 1) - time.perf_counter()
+            share = self._pace.share
+            rest_s = worked_s * (1 / share - 1) if share else math.inf
+            left_s = since + rest_s - time.perf_counter()
             if left_s <= 0:
                 return
             self.check()
@@ -175,14 +175,14 @@ class Governor:
                 log.info("the governor cannot read the catalog: %s", error)
             self._ended.wait(LOOK_S)
 
-    def _adapt(self, pace: Pace, now: float) -> None:
+    def _adapt(self, pace: BuildPace, now: float) -> None:
         serving = self._serving()
         neighbours = [process for process in serving if is_on_this_machine(process.name)]
-        if neighbours and not self._is_polite:
-            self._is_polite = True
-            lower_priority()
+        if neighbours and not self._has_neighbours:
+            self._has_neighbours = True
+            self._on_neighbours()
         self._leaves_core = any(process.load is not None for process in neighbours)
-        pace.follow(serving, now)
+        pace.follow(serving, now, encodes=self.encodes, is_busy=self._working > 0)
         shown = (round(pace.share, 2), pace.reason)
         if shown != self._shown:
             self._shown = shown
@@ -191,7 +191,7 @@ class Governor:
 
 def lower_priority() -> None:
     """Leave the cores to others whenever they want them: every thread that there is, and with it
-    those that it will start. A build that was told so stays like that to its end."""
+    those that it will start. For processes that were made to build: it stays like that."""
     threads = [0]
     if sys.platform == "linux":  # where a thread has a priority of its own
         threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]

@@ -52,7 +52,7 @@ class Build:
     tokens: int = 0  # encoded
     batches: int = 0  # that they were encoded in
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds, over all its runs
-    pace: float | None = None  # share of full speed that the governor leaves it
+    pace: float | None = None  # share of full speed that the governor leaves it; 0: held
     pace_reason: str | None = None
     actors: int | None = None  # wanted by somebody, of a build that is fanned out
 

@@ -32,6 +32,11 @@ class StageClock:
         with self._lock:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
+    def add_yield(self, seconds: float) -> None:
+        """Time given to queries, inside encoding, which is timed as a whole."""
+        self.add("yield", seconds)
+        self.add("encode", -seconds)
+
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()

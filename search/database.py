@@ -140,7 +140,7 @@ builds = sa.Table(
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
     sa.Column("stages", sa.Text),  # JSON: seconds spent per stage, over all its runs
-    sa.Column("pace", sa.Float),  # share (0..1] of full speed that the governor leaves it
+    sa.Column("pace", sa.Float),  # share [0..1] of full speed that the governor leaves it
     sa.Column("pace_reason", sa.Text),
     sa.Column("tokens", sa.BigInteger),  # encoded, over all its runs
     sa.Column("batches", sa.BigInteger),  # that they were encoded in

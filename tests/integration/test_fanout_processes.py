@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from reindexer.errors import BuildFailed
+from search.query_times import QueryLoad
 from tests import fanout_world as world
 from tests.fanout_world import settings_of
 from tests.noted_directory import DEADLY, UNENCODABLE, NotedDirectory
@@ -66,3 +72,62 @@ def test_a_chunk_that_kills_every_actor_is_named(tmp_path: Path) -> None:
 
         with pytest.raises(BuildFailed, match=r"seq 20 to 33 was begun by 5 actors"):
             world.run(directory, generation)
+
+
+def test_actors_keep_the_pace_that_the_build_has_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reindexer.pace.HOLD_S", 3.0)
+    with NotedDirectory(settings_of(tmp_path, fanout="processes", processes=1)) as directory:
+        world.fill(directory, 800)
+        generation = world.begin(directory)
+        with ThreadPoolExecutor(1) as thread, slow_queries(directory) as ended:
+            built = thread.submit(world.run, directory, generation)
+            wait_for(lambda: world.n_encoded(directory) > 0)
+            wait_for(lambda: directory.journal.build_of(generation.name).pace == 0)
+            time.sleep(1.2)  # until the actor has read it
+            held_at = world.n_encoded(directory)
+            time.sleep(0.8)
+            assert world.n_encoded(directory) == held_at
+            ended.set()
+            built.result(timeout=60)
+
+        build = directory.journal.build_of(generation.name)
+        assert build.stages["yield"] > 1.5
+        assert held_at < build.encoded
+        assert build.pace is None
+
+
+@contextlib.contextmanager
+def slow_queries(directory: NotedDirectory) -> Iterator[threading.Event]:
+    """A serving process elsewhere, whose queries miss the target until the event is set."""
+    ended = threading.Event()
+    load = QueryLoad(queries_per_s=20, p50_ms=200, p99_ms=500)
+
+    def beat() -> None:
+        while not ended.wait(0.3):
+            directory.catalog.heartbeat(
+                "elsewhere:7:1",
+                address="",
+                generation=None,
+                prepared=None,
+                problem=None,
+                request=None,
+                load=load,
+            )
+        directory.catalog.leave("elsewhere:7:1")
+
+    serving = threading.Thread(target=beat)
+    serving.start()
+    try:
+        yield ended
+    finally:
+        ended.set()
+        serving.join()
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
