@@ -25,6 +25,7 @@ from reindexer.errors import (
     LeaseHeld,
     ReindexerError,
     ScheduleInvalid,
+    in_words,
 )
 from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
@@ -194,10 +195,10 @@ def _report(error: BaseException, invocation: Invocation) -> int:
         log.error("where it comes from:", exc_info=error)
     for kind, code in EXIT_CODES:
         if isinstance(error, kind):
-            _say_error(str(error) or type(error).__name__)
+            _say_error(in_words(error))
             return code
     if isinstance(error, OSError) and error.strerror:
-        _say_error(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+        _say_error(in_words(error))
         return EXIT_FAILED
     again = "" if invocation.verbosity else "; run again with -v to see where it comes from"
     _say_error(f"unexpected {type(error).__name__}: {error}{again}")

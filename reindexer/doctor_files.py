@@ -13,12 +13,12 @@ from reindexer.findings import Finding, Fix
 from reindexer.journal import SYNC_LEASE
 from reindexer.opening import sync_lexical
 from reindexer.settings import Settings
+from search.disk_room import RESERVE_BYTES
 from search.errors import LexicalDamaged
 from search.lexical import LexicalIndex
 from search.recipe import AnalyzerRecipe
 
 SCARCE_BYTES = 2_000_000_000  # less than this is worth a warning
-FULL_BYTES = 50_000_000  # less than this and the next write may fail
 PROBE_BYTES = 65_536
 
 
@@ -37,7 +37,7 @@ def look_at_disk(settings: Settings) -> Finding:
             advice=f"{place} cannot be written to; check its permissions",
         )
     problem = _write_probe(place) if settings.data_dir.exists() else ""
-    if free < FULL_BYTES or problem:
+    if free < RESERVE_BYTES or problem:
         return Finding(
             name="disk",
             state="problem",

@@ -15,6 +15,10 @@ ReindexerError
 
 from __future__ import annotations
 
+import errno
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class ReindexerError(Exception):
     """Base of everything `reindexer/` raises on purpose."""
@@ -58,3 +62,13 @@ class ScheduleInvalid(ReindexerError):
 
 class JobInvalid(ReindexerError):
     """No such kind of job, or arguments that it cannot do with."""
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says to people; of the operating system's, without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    found = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if error.errno in _DISK_FULL:
+        found = f"{found}; make room (`reindexer prune`) and run the same command again"
+    return found

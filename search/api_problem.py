@@ -56,6 +56,7 @@ PROBLEMS: Table = MappingProxyType(
         errors.SpaceMismatch: (503, "Encoder and collection do not match"),
         errors.LeaseLost: (503, "Another process has taken over"),
         errors.LexicalDamaged: (503, "The lexical index cannot be read"),
+        errors.DiskFull: (503, "The disk is full"),
         errors.StoreError: (503, "The store does not answer"),
         errors.DatabaseError: (503, "The database does not answer"),
         errors.NotReady: (503, "Not ready"),

@@ -30,7 +30,9 @@ from search.collection_file import (
     valid_name,
 )
 from search.dense import CollectionSpec
-from search.edge_collection import EdgeCollection, engine_errors
+from search.disk_room import OPENING_BYTES, bytes_on_disk, check_room
+from search.edge_collection import EdgeCollection
+from search.edge_errors import engine_errors
 from search.errors import CollectionDamaged, StoreError
 from search.owner_lock import OwnerLock
 from search.payload import (
@@ -127,11 +129,7 @@ class EdgeStore:
     def disk_bytes(self, name: str) -> int | None:
         """Bytes that the collection's files take up on disk."""
         folder = self._root / valid_name(name)
-        total = 0
-        for file in folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # the engine is at work
-                total += file.lstat().st_blocks * 512
-        return total if folder.exists() else None
+        return bytes_on_disk(folder) if folder.exists() else None
 
     def close(self) -> None:
         """Collections are closed one by one, by whoever opened them."""
@@ -144,6 +142,7 @@ class EdgeStore:
         new = folder.with_name(f"{_NEW}{folder.name}")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
+        check_room(new, f"cannot create collection {folder.name!r}")
         with engine_errors(f"cannot create collection {folder.name!r}", StoreError):
             shard = engine.EdgeShard.create(str(new / "shard"), _shard_config(spec))
             for path, schema in _payload_indexes(spec):
@@ -159,6 +158,7 @@ class EdgeStore:
 
     def _load(self, folder: Path, owner: OwnerLock, *, bulk: bool) -> EdgeCollection:
         described = read_collection_file(folder)
+        check_room(folder, f"cannot open collection {folder.name!r}", reserve_bytes=OPENING_BYTES)
         with engine_errors(
             f"cannot open collection {folder.name!r} in {folder}", CollectionDamaged, REBUILD
         ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,10 @@ from search.dense import (
     Layout,
     Point,
 )
-from search.documents import Filter
-from search.errors import SearchError, StoreError, StoreLocked
+from search.disk_room import bytes_on_disk, check_room
+from search.documents import Filter, metadata_json
+from search.edge_errors import engine_errors
+from search.errors import StoreError
 from search.owner_lock import OwnerLock
 from search.payload import (
     ACORN_BELOW,
@@ -52,8 +55,12 @@ from search.payload import (
 from search.walk_width import N_QUERIES, K, narrowest_width
 from training.kill_points import reached
 
+log = logging.getLogger(__name__)
+
 POINTS_A_WRITE = 500  # the engine keeps the GIL while it writes: about 10 ms a write
 DOC_IDS_A_READ = 500
+WRITTEN_TWICE = 2  # into the engine's log and into its segment
+POINT_BYTES = 2_000  # beside vector and metadata, in either; 600 measured
 GIVE_WAY_S = 0.0002
 # Points between two flushes; opening after a kill reads so many again, 1 s for 25,000. The engine
 # keeps the GIL while it flushes, up to 0.1 s: seldom where searches would wait for it.
@@ -120,6 +127,10 @@ class EdgeCollection:
             engine.Point(i, vectors[row].data, to_payload(points[row], self._indexed))
             for i, row in rows
         ]
+        metadata = sum(len(metadata_json(points[row].metadata)) for _, row in rows)
+        self._check_room(
+            "write to", WRITTEN_TWICE * (len(rows) * (4 * self._spec.dim + POINT_BYTES) + metadata)
+        )
         with self._engine("write to"):
             self._shard.update(engine.UpdateOperation.upsert_points(batch))
         self._count_written(len(batch))
@@ -143,6 +154,7 @@ class EdgeCollection:
                     if record.payload[SEQ] < seqs[record.payload[DOC_ID]]
                 ]
                 if stale:
+                    self._check_room("delete from")
                     with self._engine("delete from"):
                         self._shard.update(engine.UpdateOperation.delete_points(stale))
                     self._count_written(len(stale))
@@ -231,6 +243,8 @@ class EdgeCollection:
         """Build the HNSW graph. The engine keeps the GIL throughout, so every thread of this
         process stands still (about 40 s for 100,000 vectors): call it in a child process."""
         with self._writing:
+            # The engine writes every segment anew beside the old one.
+            self._check_room("index", bytes_on_disk(self._folder / "shard" / "segments"))
             with self._engine("index"):
                 self._shard.flush()
                 self._shard.optimize()
@@ -248,7 +262,10 @@ class EdgeCollection:
                 with engine_errors(f"cannot close collection {self.name!r}", StoreError):
                     self._shard.flush()
                     self._shard.close()
+            except StoreError as error:  # a full disk: the engine's log has what was written
+                log.warning("%s; it is read from the log when it is opened again", error)
             finally:
+                del self._shard  # the engine lets go of its files even where it could not close
                 self._owner.release()
 
     def _count_written(self, n_points: int) -> None:
@@ -274,6 +291,9 @@ class EdgeCollection:
             if self._closed:
                 raise closed from error
             raise
+
+    def _check_room(self, doing: str, more_bytes: int = 0) -> None:
+        check_room(self._folder, f"cannot {doing} collection {self.name!r}", more_bytes)
 
     def _stored_max_seq(self) -> int:
         request = engine.ScrollRequest(
@@ -346,26 +366,6 @@ class EdgeCollection:
 
 
 # -- the engine's terms ----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def engine_errors(what: str, kind: type[StoreError], advice: str = "") -> Iterator[None]:
-    """The engine raises bare Exceptions, and panics of its Rust code as a BaseException."""
-    try:
-        yield
-    except SearchError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        text = " ".join(str(error).split())
-        if "WAL" in text and "WouldBlock" in text:
-            raise StoreLocked(
-                f"{what}: a program that is not reindexer has it open; stop it and try again"
-            ) from error
-        if "No space left" in text:
-            kind, advice = StoreError, "the disk is full: free space and try again"
-        raise kind(f"{what}: {text}" + (f"; {advice}" if advice else "")) from error
 
 
 def _filter(must: list[engine.ConditionType], leave_out: Sequence[str]) -> engine.Filter | None:

@@ -30,6 +30,7 @@ SearchError
 ├── StoreError
 │   ├── StoreUnavailable   refused, timed out, overloaded: worth trying again
 │   ├── StoreLocked        another process owns this embedded collection
+│   ├── DiskFull           the disk has no room for the next write
 │   ├── CollectionMissing  the collection is not there
 │   └── CollectionDamaged  the collection cannot be read
 ├── LexicalDamaged         a lexical file is missing or does not match its checksum
@@ -193,6 +194,10 @@ class StoreUnavailable(StoreError):
 
 class StoreLocked(StoreError):
     """Another process owns this embedded collection."""
+
+
+class DiskFull(StoreError):
+    """The disk has no room for what was to be written; nothing of it was."""
 
 
 class CollectionMissing(StoreError):

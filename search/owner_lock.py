@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -35,8 +36,9 @@ class OwnerLock:
             if self._is_current():
                 break
             os.close(self._descriptor)  # a drop took the file away while we waited for it
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk: the lock itself needs no room
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def _is_current(self) -> bool:
         assert self._descriptor is not None

@@ -1,0 +1,45 @@
+"""Whether the disk has room for what the embedded engine is about to write.
+
+The engine writes through memory maps of files with holes. A map has no way to say that the disk is
+full: the kernel ends the process with SIGBUS, and with it a service that was answering. So room is
+looked for first (a call takes some 2 µs). What a quota of the user forbids, this does not see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from search.errors import DiskFull
+
+OPENING_BYTES = 30_000_000  # 21 MB measured; searching needs no more
+# What stays free beside a write: room to open a collection again, and for what SQLite and the
+# lexical index write at the same moment.
+RESERVE_BYTES = 64_000_000
+
+
+def check_room(
+    folder: Path, what: str, more_bytes: int = 0, *, reserve_bytes: int = RESERVE_BYTES
+) -> None:
+    """Raises DiskFull unless so many bytes fit beside the reserve."""
+    free = shutil.disk_usage(folder).free
+    needed = reserve_bytes + more_bytes
+    if free < needed:
+        raise DiskFull(
+            f"{what}: the disk of {folder} is full: {_mb(free)} free, {_mb(needed)} needed. "
+            "Nothing of it was stored; make room (`reindexer prune`) and try again"
+        )
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """What the files below a folder take up; holes take nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # the engine is at work
+            total += file.lstat().st_blocks * 512
+    return total
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.0f} MB"

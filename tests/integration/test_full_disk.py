@@ -1,0 +1,215 @@
+"""A disk that is full to the last byte at each place where something is written.
+
+Nothing is lost, nothing is half there, the message says what is full and what to do, and the same
+goes on once there is room. The embedded engine runs in a process of its own: where it met a full
+disk unprepared, the kernel would end that process.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reindexer.backup import make_backup
+from reindexer.build import BuildRun, run_to_its_end
+from reindexer.build_job import BuildJob
+from reindexer.doctor_files import look_at_disk
+from reindexer.errors import ReindexerError
+from reindexer.ingest import ingest
+from reindexer.journal import BUILD_LEASE
+from reindexer.sources.opening import open_source
+from search.dense import CollectionSpec, FloatMatrix, Point
+from search.dense_edge import EdgeStore
+from search.edge_collection import EdgeCollection
+from search.errors import DatabaseUnavailable, DiskFull, SearchError
+from tests.small_disk import SmallDisk, small_disk
+from tests.tiny_models import make_tiny_model
+from tests.word_directory import WordDirectory
+from training import kill_points
+from training.errors import TrainingError
+from training.registry import ModelRegistry
+
+OURS = (SearchError, ReindexerError, TrainingError)
+N_DOCUMENTS = 300
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as mounted:
+        yield mounted
+
+
+def in_a_process(work: Callable[[Path], None], folder: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(folder,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0, "it failed, or was ended by a signal (below 0)"
+
+
+# -- vectors, checkpoint, graph, lexical index, what the journal says ------------------------------
+
+# Where the disk is full from then on; how far the build is by then, and what it says.
+PLACES = {
+    "upsert.begin": (0, "cannot write to collection .* is full: 0 MB free"),
+    "checkpoint.write": (0, "database or disk is full"),
+    "index.begin": (N_DOCUMENTS, "cannot index collection .* is full: 0 MB free"),
+    "lexical.arrays": (N_DOCUMENTS, "No space left on device"),
+    "verification.kept": (N_DOCUMENTS, "database or disk is full"),
+}
+
+
+def test_a_build_stops_on_a_full_disk_and_goes_on(disk: SmallDisk) -> None:
+    in_a_process(_build_with_full_disks, disk.folder)
+
+
+def _build_with_full_disks(folder: Path) -> None:
+    disk = SmallDisk(folder)
+    with WordDirectory(folder / "data", window=64) as data:
+        data.put_many(f"d{number}" for number in range(N_DOCUMENTS))
+        name = data.record("word@1").name
+        data.journal.record_build(name, start_head=data.corpus.head(), docs_total=N_DOCUMENTS)
+        for place, (watermark, said) in PLACES.items():
+            told = _build(data, name, disk, full_at=place)
+            assert re.search(f"build 1 of docs@1 stopped: .*{said}", told), f"{place}: {told}"
+            assert "make room" in told or "free some disk space" in told, f"{place}: {told}"
+            assert data.catalog.get(name).watermark == watermark, place
+            assert data.catalog.get(name).state != "ready", place
+
+        assert _build(data, name, disk, full_at=None) == ""
+
+        assert data.catalog.get(name).state == "ready"
+        generation = data.catalog.get(name)
+        collection = data.store.open(generation.collection, generation.recipe.fingerprint)
+        stored = [point.doc_id for page in collection.scan_points() for point in page]
+        assert sorted(stored) == sorted(f"d{number}" for number in range(N_DOCUMENTS))
+        collection.close()
+
+
+def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | None) -> str:
+    """What its process says on standard error."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("reindexer").addHandler(handler)
+
+    def listener(point: str) -> None:
+        if point == full_at:
+            disk.fill()
+
+    with data.journal.lease(BUILD_LEASE) as lease:
+        run = BuildRun(data, BuildJob(generation=name, token=lease.token, settings={}))
+        kill_points.listen(listener)
+        assert run_to_its_end(data, run, name) == (1 if full_at else 0), full_at
+        kill_points.listen(None)
+        disk.make_room()
+    logging.getLogger("reindexer").removeHandler(handler)
+    return said.getvalue()
+
+
+def test_a_collection_on_a_full_disk_refuses_and_answers(disk: SmallDisk) -> None:
+    in_a_process(_write_until_full, disk.folder)
+
+
+def _write_until_full(folder: Path) -> None:
+    disk, store = SmallDisk(folder), EdgeStore(folder / "collections")
+    spec = CollectionSpec(generation="docs@1", fingerprint="aaaa", dim=384)
+    collection = store.create("docs-1", spec)
+    disk.fill(leave_bytes=70_000_000)
+    stored, told = _write_all(collection)
+    assert stored > 0
+    assert re.search(r"is full: 6\d MB free, .*`reindexer prune`", told)
+    disk.fill()
+    assert collection.count() == stored
+    assert len(collection.search(_points(0, 1)[1][0], 3)) == 3
+    with pytest.raises(DiskFull):
+        collection.remove_older({"d0": 2})
+    collection.close()  # what could not be flushed is in the log
+    with pytest.raises(DiskFull, match="cannot open"):
+        store.open("docs-1", "aaaa")
+    with pytest.raises(DiskFull, match="cannot create"):
+        store.create("docs-2", spec)
+
+    disk.make_room()
+    collection = store.open("docs-1", "aaaa")
+    assert collection.count() == stored
+    collection.upsert(*_points(stored, 500))
+    collection.finish()
+    assert collection.count() == stored + 500
+    collection.close()
+
+
+def _write_all(collection: EdgeCollection) -> tuple[int, str]:
+    """How many points went in before it refused, and what it said."""
+    for stored in range(0, 10_000, 500):
+        try:
+            collection.upsert(*_points(stored, 500))
+        except DiskFull as error:
+            return stored, str(error)
+    return 10_000, ""
+
+
+def _points(first: int, n: int) -> tuple[list[Point], FloatMatrix]:
+    points = [
+        Point(
+            doc_id=f"d{number}",
+            number=0,
+            count=1,
+            seq=1,
+            content_hash="c",
+            text_hash="t",
+            start=0,
+            end=1,
+            metadata={},
+        )
+        for number in range(first, first + n)
+    ]
+    return points, np.eye(384, dtype=np.float32)[np.arange(first, first + n) % 384]
+
+
+# -- files of our own ------------------------------------------------------------------------------
+
+
+def test_an_ingest_stops_on_a_full_disk_and_goes_on(disk: SmallDisk, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(
+        "".join(f'{{"id": "d{n}", "text": "{"word " * 400}{n}"}}\n' for n in range(5_000))
+    )
+    with WordDirectory(disk.folder / "data", run_worker=False) as data:
+        disk.fill(leave_bytes=4_000_000)
+        with pytest.raises(DatabaseUnavailable, match="disk is full; free some disk space"):
+            ingest(data.corpus, open_source(str(source)))
+        stored = data.corpus.count()
+        assert stored == data.corpus.head() < 5_000
+        assert look_at_disk(data.settings).state == "problem"
+        disk.make_room()
+        report = ingest(data.corpus, open_source(str(source)))
+        assert (data.corpus.count(), report.added) == (5_000, 5_000 - stored)
+
+
+def test_a_version_on_a_full_disk_is_not_registered(disk: SmallDisk, tmp_path: Path) -> None:
+    registry = ModelRegistry(disk.folder / "models")
+    folder = make_tiny_model(tmp_path / "model", dim=64)
+    disk.fill(leave_bytes=30_000)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        registry.register(folder, name="tiny")
+    assert registry.list() == []
+    disk.make_room()
+    registry.register(folder, name="tiny")
+    registry.verify("tiny@1")
+
+
+def test_a_backup_to_a_full_disk_is_none(disk: SmallDisk, tmp_path: Path) -> None:
+    with WordDirectory(tmp_path / "data", run_worker=False) as data:
+        data.put_many(f"d{number}" for number in range(N_DOCUMENTS))
+        disk.fill(leave_bytes=8_000)
+        with pytest.raises(OURS, match="No space left on device"):
+            make_backup(data, str(disk.folder / "backups"))
+        assert list((disk.folder / "backups").glob("backups/*")) == []
+        disk.make_room()
+        assert make_backup(data, str(disk.folder / "backups")).backup.documents == N_DOCUMENTS
