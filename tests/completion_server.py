@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.local_server import LocalHandler, LocalServer
 
 KEY = "the-right-key"
 DOCUMENT = "Document:\n\n"
@@ -53,8 +54,8 @@ class Request:
 Answer = Callable[[int, str], Reply]  # number of the request from 0, document
 
 
-class CompletionServer:
-    """Serves on a free port while the `with` block runs."""
+class CompletionServer(LocalServer):
+    """Answers what a test says, and remembers what it was asked."""
 
     def __init__(self, answer: Answer | None = None, *, key: str | None = None) -> None:
         """key: what clients must send; anybody is served without one."""
@@ -65,41 +66,20 @@ class CompletionServer:
         self._lock = threading.Lock()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(LocalHandler):
             def do_POST(self) -> None:
                 server._serve(self, key)
 
-            def log_message(self, *_args: object) -> None:
-                """Say nothing."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        super().__init__(Handler)
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"{self.url}/v1"
 
     @property
     def documents(self) -> list[str]:
         """Of each request, in order."""
         return [request.document for request in self.requests]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
     def _serve(self, handler: BaseHTTPRequestHandler, key: str | None) -> None:
         value = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))

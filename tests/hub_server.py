@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import unquote
+
+from tests.local_server import LocalHandler, LocalServer
 
 TOKEN = "hf_the-right-token"
 
@@ -33,17 +33,15 @@ class Repository:
         return named if named in self.commits else None
 
 
-class HubServer:
-    """Serves on a free port while the `with` block runs."""
+class HubServer(LocalServer):
+    """Keeps repositories by name."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.writes = 0  # commits
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(LocalHandler):
             def do_GET(self) -> None:
                 server._get(self)
 
@@ -53,30 +51,7 @@ class HubServer:
             def do_POST(self) -> None:
                 server._post(self)
 
-            def log_message(self, *_args: object) -> None:
-                """Say nothing."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def _get(self, handler: BaseHTTPRequestHandler) -> None:
         path = unquote(handler.path.partition("?")[0])
@@ -112,10 +87,10 @@ class HubServer:
             value = json.loads(body)
             known = f"{value['organization']}/{value['name']}"
             if known in self.repositories:
-                return _send(handler, 409, {"error": "exists", "url": self.endpoint + "/" + known})
+                return _send(handler, 409, {"error": "exists", "url": f"{self.url}/{known}"})
             private = value.get("private", value.get("visibility") == "private")
             self.repositories[known] = Repository(private=private)
-            return _send(handler, 200, {"url": f"{self.endpoint}/{known}"})
+            return _send(handler, 200, {"url": f"{self.url}/{known}"})
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|tag)/(.+)", path)
         assert match is not None, path
         repository = self.repositories[match[1]]
@@ -127,7 +102,7 @@ class HubServer:
             repository.tags.setdefault(json.loads(body)["tag"], match[3])
             return _send(handler, 200, {})
         self._commit(repository, [json.loads(line) for line in body.splitlines()])
-        url = f"{self.endpoint}/{match[1]}/commit/{repository.head}"
+        url = f"{self.url}/{match[1]}/commit/{repository.head}"
         _send(handler, 200, {"commitUrl": url, "commitOid": repository.head})
 
     def _commit(self, repository: Repository, lines: list[dict[str, Any]]) -> None:

@@ -8,10 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from reindexer.settings import Settings
 from search.documents import Document
 from search.errors import SpaceMismatch
 from search.splitter import Splitter, default_splitter_recipe
+from tests.local_server import LocalHandler, LocalServer
 from tests.word_encoder import WordEncoder
 from training import byte_tokens
 from training.encoder_opening import open_encoder
@@ -47,7 +46,7 @@ TEXTS = ["water is cold", "the moon", "größer als 機械", "", "a b c d e f g"
 KEY = "swordfish"
 
 
-class Server:
+class Server(LocalServer):
     """Embeddings of a word encoder over both protocols; each fault is switched on by a test."""
 
     def __init__(self) -> None:
@@ -59,17 +58,7 @@ class Server:
         self.keys: set[str | None] = set()
         self.body: bytes | None = None  # instead of vectors
         self.under_way = self.most_under_way = 0
-        handler = type("Handler", (_Handler,), {"stand_in": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(type("Handler", (_Handler,), {"stand_in": self}))
 
     def reset(self) -> None:
         self.__dict__.update(
@@ -82,9 +71,8 @@ class Server:
         return [[float(number) * self.scale for number in row] for row in rows]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     stand_in: Server
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         info = {"model_id": "org/word", "max_input_length": 128, "max_client_batch_size": 4}
@@ -127,14 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(content)
 
-    def log_message(self, *_: Any) -> None: ...
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -412,16 +397,13 @@ def test_a_model_that_moved_is_asked_where_it_is_now(
     registry: ModelRegistry, server: Server, opened: Opened
 ) -> None:
     version = registry.register(f"tei:{server.url}", remote=QUICK)
-    other = Server()
-    try:
+    with Server() as other:
         access = RemoteAccess(api_key=None, url=other.url)
         assert opened(version, access=access).fingerprint == version.fingerprint
         assert len(other.asked) == 1
         other.seed = 2
         with pytest.raises(ModelChanged):
             opened(version, access=access)
-    finally:
-        other.stop()
 
 
 # -- faults ----------------------------------------------------------------------------------------
@@ -457,14 +439,11 @@ def test_a_slow_server_is_left_in_time(
 
 
 def test_a_redirect_is_not_followed(registry: ModelRegistry, ref: str, server: Server) -> None:
-    other = Server()
-    try:
+    with Server() as other:
         server.faults = [(307, {"location": f"{other.url}/embed"}, b"")]
         with pytest.raises(EndpointRefused, match="not followed"):
             registry.register(ref, remote=QUICK)
         assert other.asked == []
-    finally:
-        other.stop()
 
 
 @pytest.mark.parametrize(
