@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from reindexer.service_address import ServiceAddress
 from reindexer.settings import Settings
 from reindexer.upgrade import find_model, recipe_for
 from search.documents import Document
+from tests import warm_processes
 from tests.acceptance.clients import Answered
 from tests.acceptance.conftest import text_of
 from training.encoder import Encoder
@@ -42,7 +43,7 @@ class Member:
     """One serving process with a data directory of its own."""
 
     data_dir: Path
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
 
     @property
     def url(self) -> str:
@@ -67,9 +68,13 @@ class Member:
         weights = self.data_dir / "models" / model / "model.safetensors"
         return weights.rename(weights.with_suffix(".away"))
 
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
 
 class Fleet:
@@ -149,17 +154,15 @@ class Fleet:
     def wait_until_ready(self, member: Member) -> None:
         deadline = time.monotonic() + START_S
         while not member.is_ready():
-            assert member.process.poll() is None, "a serving process ended while it started"
+            assert member.process.is_alive(), "a serving process ended while it started"
             assert time.monotonic() < deadline, "a serving process did not start"
             time.sleep(0.05)
 
-    def _serve(self, data_dir: Path) -> subprocess.Popen[bytes]:
+    def _serve(self, data_dir: Path) -> BaseProcess:
         given = {f"REINDEXER_{key.upper()}": value for key, value in self._settings.items()}
-        verb = ["--data-dir", str(data_dir), "--quiet", "serve", "--port", "0"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "reindexer", *verb],
-            stdout=subprocess.DEVNULL,
-            env={
+        return warm_processes.start_verb(
+            ["--data-dir", str(data_dir), "--quiet", "serve", "--port", "0"],
+            environment={
                 **os.environ,
                 **given,
                 "REINDEXER_LOG_LEVEL": "warning",

@@ -8,11 +8,10 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,6 +30,7 @@ from reindexer.upgrade import find_model, recipe_for
 from reindexer.verify import verify_structure
 from search.documents import Document
 from search.generations import State
+from tests import warm_processes
 from tests.acceptance.conftest import text_of
 
 BUILD_WINDOW = 1  # document; a build of a few hundred has many checkpoints to be killed at
@@ -46,8 +46,8 @@ class Supervised:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.restarts = {"serve": 0, "worker": 0}
-        self._log = (folder / "stderr.log").open("ab")
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._log = folder / "stderr.log"
+        self._processes: dict[str, BaseProcess] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive)
 
@@ -78,9 +78,8 @@ class Supervised:
         self._processes["serve"].kill()  # what it leaves is as good as after a drain
         self._processes["worker"].terminate()  # it may have children
         for process in self._processes.values():
-            process.wait(60)
+            process.join(60)
         self._data.close()
-        self._log.close()
 
     def _start(self, name: str) -> None:
         verb = ["serve", "--port", str(self.port)] if name == "serve" else ["worker"]
@@ -92,18 +91,16 @@ class Supervised:
             MARK: str(self.settings.data_dir),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "reindexer", "--data-dir", str(self.settings.data_dir)]
-        self._processes[name] = subprocess.Popen(
-            [*command, "--quiet", *verb],
-            stdout=subprocess.DEVNULL,
+        self._processes[name] = warm_processes.start_verb(
+            ["--data-dir", str(self.settings.data_dir), "--quiet", *verb],
+            environment={**os.environ, **given},
             stderr=self._log,
-            env={**os.environ, **given},
         )
 
     def _keep_alive(self) -> None:
         while not self._stopping.wait(0.02):
             for name, process in list(self._processes.items()):
-                if process.poll() is not None:
+                if not process.is_alive():
                     self._start(name)
                     self.restarts[name] += 1
 
@@ -152,8 +149,17 @@ class Supervised:
 class Writers:
     """Put and delete documents, again and again until it is acknowledged; each has its own ids."""
 
-    def __init__(self, url: str, documents: Mapping[str, str], *, count: int, seed: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        documents: Mapping[str, str],
+        *,
+        count: int,
+        seed: int,
+        pause_s: float = 0.01,
+    ) -> None:
         self._url = url
+        self._pause_s = pause_s
         self._seed = seed
         self._count = count
         self._stop = threading.Event()
@@ -187,7 +193,7 @@ class Writers:
         ids = [doc_id for doc_id in self.truth if int(doc_id[1:]) % self._count == number]
         ids += [f"d{1_000_000 + self._count * n + number}" for n in range(20)]  # new ones
         with httpx.Client(base_url=self._url, timeout=10) as client:
-            while not self._stop.wait(0.01):
+            while not self._stop.wait(self._pause_s):
                 doc_id = rng.choice(ids)
                 text = (
                     None if rng.random() < 0.2 else text_of(rng.randrange(10_000), rng.randrange(9))
@@ -225,8 +231,9 @@ class Writers:
 class Readers:
     """Ask all the time; a service that is down refuses the connection, and nothing else fails."""
 
-    def __init__(self, url: str, *, count: int) -> None:
+    def __init__(self, url: str, *, count: int, pause_s: float = 0.005) -> None:
         self._url = url
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self.answers = 0
         self.wrong: list[str] = []
@@ -252,7 +259,7 @@ class Readers:
 
     def _read(self, number: int) -> None:
         with httpx.Client(base_url=self._url, timeout=10) as client:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(self._pause_s):
                 number += 7
                 try:
                     response = client.post("/search", json={"query": text_of(number % 50)})

@@ -144,13 +144,13 @@ def test_one_that_is_frozen_or_killed_is_left_behind_and_one_that_starts_catches
 ) -> None:
     healthy, frozen, killed = fleet.members[:3]
     killed.kill()
-    frozen.process.send_signal(signal.SIGSTOP)
+    frozen.send_signal(signal.SIGSTOP)
     starting = fleet.start_one()
     try:
         live = fleet.switch().live_after  # waits for a lease, and maybe for the one that starts
         wait_for(lambda: healthy.info()["generation"] == live, FOLLOW_S)
     finally:
-        frozen.process.send_signal(signal.SIGCONT)
+        frozen.send_signal(signal.SIGCONT)
     wait_for(lambda: frozen.info()["generation"] == live, FOLLOW_S)
     fleet.wait_until_ready(starting)
     assert starting.info()["generation"] == live

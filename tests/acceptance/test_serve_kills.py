@@ -13,7 +13,8 @@ from tests.acceptance.conftest import text_of
 from tests.acceptance.supervised import Readers, Supervised, Writers, losses, wait_for
 from tests.tiny_models import make_tiny_model
 
-N_DOCUMENTS = 300
+N_DOCUMENTS = 150
+PAUSE_S = 0.04  # between a client's requests; processes that start need the machine more
 KILLS = ["build", "worker", "serve", "worker", "serve", "worker", "worker", "serve"]
 SEED = 11
 
@@ -28,8 +29,8 @@ def test_kills_lose_no_acknowledged_write_and_the_service_comes_back(tmp_path: P
         wait_for(installation.is_ready)
         installation.ask_for_a_build(third)
         with (
-            Writers(installation.url, documents, count=2, seed=SEED) as writers,
-            Readers(installation.url, count=1) as readers,
+            Writers(installation.url, documents, count=2, seed=SEED, pause_s=PAUSE_S) as writers,
+            Readers(installation.url, count=1, pause_s=PAUSE_S) as readers,
         ):
             for victim in KILLS:
                 if victim == "build":
