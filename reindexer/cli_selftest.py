@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from reindexer.selftest.proof import Proof
     from reindexer.settings import Settings
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Prove = Callable[..., "Proof"]
 
 _PROOF = (
@@ -28,7 +29,40 @@ _PROOF = (
 _EVERY = f"a list of {_PROOF}"
 
 
-def _common_options(function: Function) -> Function:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What every tool is asked in the same way."""
+
+    invocation: Invocation
+    seed: int
+    store: str  # embedded or own
+    strict: bool
+    as_json: bool
+
+    @property
+    def own(self) -> Settings | None:
+        """Of the installation to work beside; None for a data directory in a place of its own."""
+        return self.invocation.settings if self.store == "own" else None
+
+
+def _asked(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that all tools have; the verb gets them as one value, before its own."""
+
+    @functools.wraps(function)
+    @pass_invocation
+    def verb(
+        invocation: Invocation,
+        /,
+        *,
+        seed: int,
+        store: str,
+        strict: bool,
+        as_json: bool,
+        **sizes: Any,
+    ) -> None:
+        asked = Asked(invocation=invocation, seed=seed, store=store, strict=strict, as_json=as_json)
+        function(asked, **sizes)
+
     for option in (
         json_option,
         click.option(
@@ -49,8 +83,8 @@ def _common_options(function: Function) -> Function:
             help="The same seed does the same again.",
         ),
     ):
-        function = option(function)
-    return function
+        verb = option(verb)
+    return verb
 
 
 @click.group(
@@ -62,24 +96,16 @@ def _common_options(function: Function) -> Function:
     ],
     json_fields=_EVERY,
 )
-@_common_options
-@pass_invocation
+@_asked
 @click.pass_context
-def selftest(
-    context: click.Context,
-    invocation: Invocation,
-    seed: int,
-    store: str,
-    strict: bool,
-    as_json: bool,
-) -> None:
+def selftest(context: click.Context, asked: Asked) -> None:
     """Prove the promises on this machine by breaking things.
 
     Works in a data directory of its own, which is gone at the end; yours is not touched. By
     itself it runs every tool on a small scale, as `selftest all` does: about three minutes.
     """
     if context.invoked_subcommand is None:
-        _prove_all(invocation, seed, store, strict, as_json)
+        _prove_all(asked)
 
 
 @selftest.command(
@@ -87,11 +113,10 @@ def selftest(
     examples=["reindexer selftest all", "reindexer selftest all --seed 7 --json"],
     json_fields=_EVERY,
 )
-@_common_options
-@pass_invocation
-def all_tools(invocation: Invocation, seed: int, store: str, strict: bool, as_json: bool) -> None:
+@_asked
+def all_tools(asked: Asked) -> None:
     """Every tool on a small scale: about three minutes."""
-    _prove_all(invocation, seed, store, strict, as_json)
+    _prove_all(asked)
 
 
 @selftest.command(
@@ -101,18 +126,15 @@ def all_tools(invocation: Invocation, seed: int, store: str, strict: bool, as_js
 @click.option(
     "--kills", type=click.IntRange(1), default=60, show_default=True, metavar="N", help="How many."
 )
-@_common_options
-@pass_invocation
-def kill(
-    invocation: Invocation, kills: int, seed: int, store: str, strict: bool, as_json: bool
-) -> None:
+@_asked
+def kill(asked: Asked, kills: int) -> None:
     """SIGKILL between any two writes: nothing is lost or done twice.
 
     Runs every verb twice, killed and not; then both must hold the same, row for row.
     """
     from reindexer.selftest.kill import prove_kills
 
-    _prove(invocation, prove_kills, store, strict, as_json, kills=kills, seed=seed)
+    _prove(asked, prove_kills, kills=kills)
 
 
 @selftest.command(
@@ -135,33 +157,15 @@ def kill(
     metavar="N",
     help="How many, from --seed on.",
 )
-@_common_options
-@pass_invocation
-def writes(
-    invocation: Invocation,
-    operations: int,
-    seeds: int,
-    seed: int,
-    store: str,
-    strict: bool,
-    as_json: bool,
-) -> None:
+@_asked
+def writes(asked: Asked, operations: int, seeds: int) -> None:
     """Four writers during everything else: no write is lost.
 
     Afterwards corpus, live, standby and lexical index must equal what was written.
     """
     from reindexer.selftest.writes import prove_writes
 
-    _prove(
-        invocation,
-        prove_writes,
-        store,
-        strict,
-        as_json,
-        operations=operations,
-        seeds=seeds,
-        seed=seed,
-    )
+    _prove(asked, prove_writes, operations=operations, seeds=seeds)
 
 
 @selftest.command(
@@ -184,33 +188,15 @@ def writes(
     metavar="N",
     help="Cut-overs and rollbacks.",
 )
-@_common_options
-@pass_invocation
-def switch(
-    invocation: Invocation,
-    queries: int,
-    switches: int,
-    seed: int,
-    store: str,
-    strict: bool,
-    as_json: bool,
-) -> None:
+@_asked
+def switch(asked: Asked, queries: int, switches: int) -> None:
     """Queries over cut-overs and rollbacks: none fails, none mixes.
 
     Every answer is scored again by the model of the generation that it names.
     """
     from reindexer.selftest.switch import prove_switch
 
-    _prove(
-        invocation,
-        prove_switch,
-        store,
-        strict,
-        as_json,
-        queries=queries,
-        switches=switches,
-        seed=seed,
-    )
+    _prove(asked, prove_switch, queries=queries, switches=switches)
 
 
 @selftest.command(
@@ -241,35 +227,15 @@ def switch(
     metavar="N",
     help="Generations without a fault.",
 )
-@_common_options
-@pass_invocation
-def gate(
-    invocation: Invocation,
-    documents: int,
-    queries: int,
-    healthy: int,
-    seed: int,
-    store: str,
-    strict: bool,
-    as_json: bool,
-) -> None:
+@_asked
+def gate(asked: Asked, documents: int, queries: int, healthy: int) -> None:
     """14 planted faults: each is refused, and nothing healthy is.
 
     Refused for the right reason, that is, by the check that is made for it.
     """
     from reindexer.selftest.gate import prove_gate
 
-    _prove(
-        invocation,
-        prove_gate,
-        store,
-        strict,
-        as_json,
-        documents=documents,
-        queries=queries,
-        healthy=healthy,
-        seed=seed,
-    )
+    _prove(asked, prove_gate, documents=documents, queries=queries, healthy=healthy)
 
 
 @selftest.command(
@@ -284,68 +250,52 @@ def gate(
     metavar="N",
     help="How long.",
 )
-@_common_options
-@pass_invocation
-def soak(
-    invocation: Invocation, minutes: float, seed: int, store: str, strict: bool, as_json: bool
-) -> None:
+@_asked
+def soak(asked: Asked, minutes: float) -> None:
     """A service under load and kills: nothing is lost, nothing grows.
 
     With three upgrades, two rollbacks and a prune; then load alone for the last third.
     """
     from reindexer.selftest.soak import prove_soak
 
-    _prove(invocation, prove_soak, store, strict, as_json, minutes=minutes, seed=seed)
+    _prove(asked, prove_soak, minutes=minutes)
 
 
-def _prove(
-    invocation: Invocation, prove: Prove, store: str, strict: bool, as_json: bool, **sizes: Any
-) -> None:
+def _prove(asked: Asked, prove: Prove, **sizes: Any) -> None:
     """One tool, its report, and the exit code."""
-    proof = _run(invocation, prove, _own(invocation, store), **sizes)
-    if as_json:
+    proof = _run(asked, prove, **sizes)
+    if asked.as_json:
         print_json(proof.to_json())
     else:
         _show(proof)
-        _show_repeat([proof], store, strict)
-    if not proof.is_kept(strict=strict):
-        sys.exit(1)
+    _end_with([proof], asked)
 
 
-def _prove_all(invocation: Invocation, seed: int, store: str, strict: bool, as_json: bool) -> None:
+def _prove_all(asked: Asked) -> None:
     from reindexer.selftest.every_tool import every_tool
 
-    own = _own(invocation, store)
     proofs = []
     for prove, sizes in every_tool():
-        proofs.append(_run(invocation, prove, own, seed=seed, **sizes))
-        if not as_json:
+        proofs.append(_run(asked, prove, **sizes))
+        if not asked.as_json:
             _show(proofs[-1])
-    if as_json:
+    if asked.as_json:
         print_json([proof.to_json() for proof in proofs])
-    else:
-        _show_repeat(proofs, store, strict)
-    if not all(proof.is_kept(strict=strict) for proof in proofs):
-        sys.exit(1)
+    _end_with(proofs, asked)
 
 
-def _run(invocation: Invocation, prove: Prove, own: Settings | None, **sizes: Any) -> Proof:
+def _run(asked: Asked, prove: Prove, **sizes: Any) -> Proof:
     signal.signal(signal.SIGTERM, _end)  # so that the sandbox is removed then too
-    with Progress("selftest", quiet=invocation.quiet) as progress:
+    with Progress("selftest", quiet=asked.invocation.quiet) as progress:
 
         def show(done: int, total: int, what: str) -> None:
             progress.update(done, total=total, state=what)
 
-        proof = prove(own=own, on_progress=show, **sizes)
-    return proof
+        return prove(own=asked.own, on_progress=show, seed=asked.seed, **sizes)
 
 
 def _end(_number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _own(invocation: Invocation, store: str) -> Settings | None:
-    return invocation.settings if store == "own" else None
 
 
 def _show(proof: Proof) -> None:
@@ -366,14 +316,22 @@ def _show(proof: Proof) -> None:
     say()
 
 
-def _show_repeat(proofs: list[Proof], store: str, strict: bool) -> None:
-    broken = [proof for proof in proofs if not proof.is_kept(strict=strict)]
+def _end_with(proofs: list[Proof], asked: Asked) -> None:
+    """Say how to see it again, and exit with 1, when something is broken."""
+    broken = [proof for proof in proofs if not proof.is_kept(strict=asked.strict)]
+    if not asked.as_json:
+        _show_repeat(proofs, broken, asked)
+    if broken:
+        sys.exit(1)
+
+
+def _show_repeat(proofs: list[Proof], broken: list[Proof], asked: Asked) -> None:
     if not broken:
         say("Every promise was kept." if not _slow(proofs) else "Kept, but slower than promised; "
             "that says little on a machine that does other things too.")  # fmt: skip
         return
     say("To see it again:")
-    more = " --store own" if store == "own" else ""
+    more = " --store own" if asked.store == "own" else ""
     next_steps(*(f"{proof.repeat}{more}" for proof in broken))
 
 
