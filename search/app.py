@@ -42,7 +42,7 @@ def create_app(
     app = FastAPI(
         title="reindexer",
         description="Hybrid search over exactly one generation of the corpus.",
-        docs_url="/docs",
+        docs_url=None,  # a page of ours: FastAPI's loads scripts from another host
         redoc_url=None,
     )
     # What wraps every request; the last one installed is the outermost.

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from search.api_limits import unhurried
-from search.pages import problem_pages, visitors
+from search.pages import api_page, problem_pages, visitors
 from search.pages.browser_routes import BrowserRoute
 from search.pages.compare_page import ComparePage
 from search.pages.models_page import ModelsPage
@@ -59,6 +59,8 @@ def router(service: Service) -> APIRouter:
     of_both.add_api_route("/models", models.show, methods=["GET"])
     of_both.add_api_route("/models/{name}", models.show_one, methods=["GET"])
     routes.include_router(of_both)
+
+    routes.add_api_route("/docs", api_page.show, methods=["GET"])
 
     sign_in = SignInPage(service)
     routes.add_api_route("/sign-in", sign_in.show, methods=["GET"])

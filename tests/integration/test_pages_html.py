@@ -399,3 +399,20 @@ def test_a_plot_has_no_style_of_its_own_and_says_what_it_shows() -> None:
     assert "style=" not in drawn
     assert "<b>" not in drawn
     assert line_plot([("one", [(0, 1)])], title="", about="", x_label="", x_ticks=[]) == ""
+
+
+def test_the_page_of_the_api_has_every_endpoint_and_loads_nothing_from_elsewhere(
+    client: TestClient,
+) -> None:
+    answer = client.get("/docs", headers=BROWSER)
+
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert not re.findall(r"""(?:src|href|url)\W{1,3}(?:https?:)?//""", answer.text)
+    assert "<script>" not in answer.text
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
+    links = set(re.findall(r'href="#(\w+)"', answer.text)) - {"main"}
+    assert links <= set(re.findall(r'id="(\w+)"', answer.text))
+    assert 'href="/docs"' in client.get("/", headers=BROWSER).text
