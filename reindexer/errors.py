@@ -15,9 +15,7 @@ ReindexerError
 
 from __future__ import annotations
 
-import errno
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from training.errors import is_disk_full
 
 
 class ReindexerError(Exception):
@@ -69,6 +67,6 @@ def in_words(error: BaseException) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     found = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if error.errno in _DISK_FULL:
+    if is_disk_full(error):
         found = f"{found}; make room (`reindexer prune`) and run the same command again"
     return found

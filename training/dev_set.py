@@ -23,6 +23,7 @@ from training.lookalikes import bm25_lookalikes
 from training.pair_columns import MATCH_SCORE
 from training.pairs import Pair, text_key
 from training.split import split_pairs
+from training.whole_file import write_whole
 
 DEV_SPLITS = ("dev", "validation", "valid", "val")
 DEV_SHARE = 0.1  # of the queries
@@ -43,7 +44,7 @@ class DevSet:
     origin: str  # where it comes from, for people
 
     def write(self, path: Path) -> None:
-        path.write_bytes(orjson.dumps(asdict(self)))
+        write_whole(path, orjson.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> DevSet:

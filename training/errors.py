@@ -22,6 +22,11 @@ TrainingError
 
 from __future__ import annotations
 
+import errno
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_WORDS = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+
 
 class TrainingError(Exception):
     """Base of everything `training/` raises on purpose."""
@@ -98,3 +103,16 @@ class QueriesOverlap(TrainingError):
 
 class ExtraMissing(TrainingError):
     """A package that an extra brings is not installed; the message says which to install."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether it, or what it came from, is that a file could not grow; torch and safetensors have
+    no class for that."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_FULL:
+            return True
+        if any(words in str(seen) for words in _DISK_FULL_WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

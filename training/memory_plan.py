@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from training.training_recipe import TrainingRecipe
+from training.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class MemoryPlan:
 
     def write(self, path: Path) -> None:
         """Kept with the run, so that a resumed one does not run out of memory again."""
-        path.write_text(json.dumps(asdict(self)))
+        write_whole(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path, recipe: TrainingRecipe, *, can_be_cached: bool) -> MemoryPlan:

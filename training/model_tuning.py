@@ -27,7 +27,7 @@ from training.cores import use_visible_cores
 from training.dev_set import DevSet
 from training.device import resolve_device
 from training.encoder import is_out_of_memory, load_model
-from training.errors import RecipeInvalid, TrainingFailed
+from training.errors import RecipeInvalid, TrainingFailed, is_disk_full
 from training.extras import require
 from training.less_padding import ForwardByLength
 from training.losses import can_be_cached, make_loss
@@ -38,6 +38,7 @@ from training.processes import is_main_process, n_processes, wait_for_everyone
 from training.step_precision import choose_step_dtype
 from training.trainer import OnStep, Trained, quiet_libraries, run_trainer
 from training.training_recipe import Schedule, TrainingRecipe
+from training.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,11 @@ def tune(
                 )  # fmt: skip
             break
         except Exception as error:
+            if is_disk_full(error):
+                raise TrainingFailed(
+                    f"the disk of {work} is full: {error}. Make room (`reindexer prune`); the same "
+                    "command goes on from the last whole checkpoint"
+                ) from error
             if not is_out_of_memory(error):
                 raise
             smaller = plan.smaller(
@@ -291,7 +297,8 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.monotonic() - self._began
-        self._path.write_text(str(self.seconds))
+        with contextlib.suppress(OSError):  # a full disk; nothing depends on it
+            write_whole(self._path, str(self.seconds))
 
 
 def _write(tuned: Tuned, path: Path) -> None:
@@ -304,9 +311,7 @@ def _write(tuned: Tuned, path: Path) -> None:
         "seconds": tuned.seconds,
         "memory_changes": tuned.memory_changes,
     }
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(value))
-    fresh.replace(path)
+    write_whole(path, json.dumps(value))
 
 
 def _read(work: Path) -> Tuned:

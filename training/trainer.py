@@ -30,6 +30,7 @@ from training.kill_points import reached
 from training.precision import DtypeName
 from training.step_precision import autocast, torch_dtype
 from training.training_recipe import Schedule, TrainingRecipe
+from training.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     if evaluator is not None and checkpoint is None and trainer.is_world_process_zero():
         on_step(0, schedule.steps, "looking at the base")
-        (folder / "start.json").write_text(json.dumps(evaluator(model)[METRIC]))
+        write_whole(folder / "start.json", json.dumps(evaluator(model)[METRIC]))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     return _trained(trainer.state, schedule, folder)
 

@@ -25,6 +25,7 @@ from training.dev_set import DevSet
 from training.errors import TrainingBusy
 from training.pairs import Pair, read_pairs, write_pairs
 from training.processes import is_main_process
+from training.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,4 @@ def close_run(path: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-    fresh.replace(path)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -29,12 +29,16 @@ from search.dense import CollectionSpec, FloatMatrix, Point
 from search.dense_edge import EdgeStore
 from search.edge_collection import EdgeCollection
 from search.errors import DatabaseUnavailable, DiskFull, SearchError
+from tests.judged_world import make_judged_world
 from tests.small_disk import SmallDisk, small_disk
 from tests.tiny_models import make_tiny_model
 from tests.word_directory import WordDirectory
 from training import kill_points
-from training.errors import TrainingError
+from training.errors import TrainingError, TrainingFailed
+from training.model_version import ModelVersion
+from training.outcome import TrainingTask
 from training.registry import ModelRegistry
+from training.training_recipe import TrainingRecipe
 
 OURS = (SearchError, ReindexerError, TrainingError)
 N_DOCUMENTS = 300
@@ -213,3 +217,53 @@ def test_a_backup_to_a_full_disk_is_none(disk: SmallDisk, tmp_path: Path) -> Non
         assert list((disk.folder / "backups").glob("backups/*")) == []
         disk.make_room()
         assert make_backup(data, str(disk.folder / "backups")).backup.documents == N_DOCUMENTS
+
+
+def test_a_training_on_a_full_disk_goes_on_from_its_checkpoint(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    from training.finetune import fine_tune
+
+    world = make_judged_world(tmp_path / "world")
+    registry = ModelRegistry(tmp_path / "models")
+    base = registry.register(make_tiny_model(tmp_path / "base", kind="static"), name="base")
+    steps: list[int] = []
+    checkpoints = 0
+
+    def fill_after_the_second(point: str) -> None:
+        nonlocal checkpoints
+        checkpoints += point == "training.checkpoint"
+        if checkpoints == 2:
+            disk.fill(leave_bytes=20_000)
+
+    def train() -> ModelVersion | None:
+        outcome = fine_tune(
+            TrainingTask(
+                recipe=TrainingRecipe(epochs=4, batch_size=32, dtype="fp32"),
+                pairs_file=world.pairs,
+                base=base,
+                name="tuned",
+                evaluation=None,
+                command="reindexer train ...",
+            ),
+            registry=registry,
+            work=disk.folder / "work",
+            device="cpu",
+            encoder_dtype="fp32",
+            on_progress=lambda stage, done, _total, _text: (
+                steps.append(done) if stage == "train" else None
+            ),
+        )
+        return None if outcome is None else outcome.version
+
+    kill_points.listen(fill_after_the_second)
+    try:
+        with pytest.raises(TrainingFailed, match=r"is full: .* Make room .* goes on from the last"):
+            train()
+    finally:
+        kill_points.listen(None)
+    disk.make_room()
+    before = max(steps)
+    steps.clear()
+    assert train() is not None
+    assert 0 < steps[0] <= before
