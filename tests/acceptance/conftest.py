@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from reindexer.service_address import ServiceAddress
+from tests import warm_processes
 from tests.tiny_models import WORD_LIST, make_tiny_model
 
 DIM = 32
@@ -39,25 +41,29 @@ class Installation:
     data_dir: Path
 
     def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*args), capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            process = self._start(*args, stdout=out, stderr=err)
+            process.join(timeout_s)
+            assert process.exitcode is not None, f"{args} did not end within {timeout_s:.0f} s"
+            return subprocess.CompletedProcess(
+                args, process.exitcode, out.read_text(), err.read_text()
+            )
 
     def json(self, *args: str, timeout_s: float = 120) -> Any:
         done = self.run(*args, "--json", timeout_s=timeout_s)
         assert done.returncode == 0, f"{args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
-    def command(self, *args: str) -> list[str]:
-        return [sys.executable, "-m", "reindexer", "--data-dir", str(self.data_dir), *args]
+    def _start(self, *args: str, **files: Path) -> BaseProcess:
+        arguments = ["--data-dir", str(self.data_dir), *args]
+        return warm_processes.start_verb(arguments, environment=os.environ, **files)
 
-    def serve(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.command("--quiet", "serve", "--port", "0"), stdout=subprocess.DEVNULL
-        )
+    def serve(self) -> BaseProcess:
+        process = self._start("--quiet", "serve", "--port", "0")
         deadline = time.monotonic() + 90
         while not self.is_ready():
-            assert process.poll() is None, "the service ended while it started"
+            assert process.is_alive(), "the service ended while it started"
             assert time.monotonic() < deadline, "the service did not start"
             time.sleep(0.05)
         return process
@@ -84,18 +90,18 @@ def installation(tmp_path: Path) -> Installation:
 
 
 @pytest.fixture
-def service(installation: Installation) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def service(installation: Installation) -> Iterator[Callable[[], BaseProcess]]:
     """Starts `serve`; whatever was started is stopped at the end of the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[BaseProcess] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start() -> BaseProcess:
         started.append(installation.serve())
         return started[-1]
 
     yield start
     for process in started:
         process.terminate()
-        process.wait(60)
+        process.join(60)
 
 
 def text_of(number: int, version: int = 0) -> str:

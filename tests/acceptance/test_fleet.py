@@ -24,7 +24,7 @@ from tests.tiny_models import make_tiny_model
 N_DOCUMENTS = 200
 N_CLIENTS = 2
 N_SWITCHES = 20
-STEADY_S = 2.0
+STEADY_S = 1.0
 FOLLOW_S, STALL_MS = 5.0, 1_000.0  # generous: benchmarks/fleet.py measures, on a quiet machine
 QUERIES = [text_of(number) for number in range(40)]
 DOCUMENTS = {f"d{number}": text_of(number) for number in range(N_DOCUMENTS)}

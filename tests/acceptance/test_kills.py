@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,18 +20,13 @@ from reindexer.settings import Settings
 from reindexer.sources.opening import open_source
 from reindexer.upgrade import find_model, recipe_for
 from reindexer.verify import verify_structure
+from tests import warm_processes
 from tests.acceptance.conftest import text_of, write_jsonl
 
-N_DOCUMENTS = 600
-WINDOW = 64
+N_DOCUMENTS = 400
+WINDOW = 32
 KILLS = {"ingest": 10, "build": 8, "cut_over": 6, "sync": 8}
 SEED = 4
-
-# Real processes and real signals; only the seconds that importing torch takes are paid once.
-spawn = multiprocessing.get_context("forkserver")
-spawn.set_forkserver_preload(
-    ["sentence_transformers", "reindexer.build", "reindexer.ingest", "reindexer.sync"]
-)
 
 
 def _settings(data_dir: Path) -> Settings:
@@ -92,8 +86,7 @@ class Killer:
         once: Callable[[], bool] = lambda: True,
     ) -> None:
         """once: do not kill before this is true."""
-        process = spawn.Process(target=target, args=args)
-        process.start()
+        process = warm_processes.start(target, *args)
         while process.is_alive() and not once():
             process.join(0.005)
         process.join(self._random.uniform(0.0, longest_s))
@@ -104,8 +97,7 @@ class Killer:
 
     def run(self, target: Callable[..., None], *args: Any) -> None:
         """To the end."""
-        process = spawn.Process(target=target, args=args)
-        process.start()
+        process = warm_processes.start(target, *args)
         process.join()
         assert process.exitcode == 0, f"{target.__name__} ended with {process.exitcode}"
 
