@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from search.errors import CollectionMissing, SearchError, StoreError, StoreUnavailable
+from training.retries import backoff_s
 
 ATTEMPTS = 4  # of a request at least
 HURRIED_ATTEMPTS = 2  # of a request that a query waits for: the second on a fresh connection
@@ -90,8 +90,7 @@ class QdrantCalls:
                 if attempt >= attempts and waited_s >= self._patience_s:
                     raise failure from error
                 asked_s = error.retry_after_s if isinstance(error, ResourceExhaustedResponse) else 0
-            longest_s = min(FIRST_PAUSE_S * 2 ** min(attempt - 1, 10), LONGEST_PAUSE_S)
-            pause_s = longest_s * random.uniform(0.5, 1.0)
+            pause_s = backoff_s(attempt, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
             if self._patience_s > 0:  # who is in haste would rather hear of it than wait so long
                 pause_s = min(max(pause_s, asked_s), max(pause_s, self._patience_s - waited_s))
                 self._wait(pause_s, str(failure))

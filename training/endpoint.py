@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import re
 import time
 import weakref
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from training.errors import (
     TrainingError,
 )
 from training.remote_ref import KEY_VARIABLE, RemoteAccess
+from training.retries import backoff_s, retry_after_s
 
 AGAIN = frozenset({408, 424, 429, 500, 502, 503, 504})
 UNUSABLE = frozenset({400, 413, 422})  # these texts; others may do
@@ -75,14 +74,20 @@ class Endpoint:
                 told = self._told(status, content)
                 if status not in AGAIN:
                     raise self._refusal(status, told)
-                asked_s = _retry_after_s(headers.get("retry-after", ""))
+                asked_s = retry_after_s(headers)
             if tried >= tries or asked_s > MAX_WAIT_S:
                 raise EndpointUnavailable(
                     f"{self.url}{path} gives no answer ({told}; tries: {tried}); check that it "
                     "runs and is not overloaded"
                 )
-            longest_s = min(self._access.first_wait_s * 2.0 ** (tried - 1), MAX_WAIT_S)
-            time.sleep(max(asked_s, longest_s * random.uniform(0.5, 1.0)))
+            time.sleep(
+                backoff_s(
+                    tried,
+                    first_s=self._access.first_wait_s,
+                    longest_s=MAX_WAIT_S,
+                    asked_s=asked_s,
+                )
+            )
 
     def _send(
         self, path: str, body: Mapping[str, Any] | None, max_bytes: int
@@ -134,7 +139,3 @@ class Endpoint:
         else:
             advice = "check the address and the model's name"
         return EndpointRefused(f"{self.url} refuses ({told}); {advice}")
-
-
-def _retry_after_s(value: str) -> float:
-    return float(value) if re.fullmatch(r"\d{1,6}(\.\d+)?", value.strip()) else 0.0

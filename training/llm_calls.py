@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from typing import Any, Self
 
 from training.errors import EndpointRefused, EndpointUnavailable, RequestFailed, TrainingError
 from training.extras import require
+from training.retries import backoff_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +169,8 @@ class EndpointCalls:
             ):
                 raise EndpointRefused(self._refusal(status, told)) from error
             raise RequestFailed(told) from error
-        asked_s = _retry_after_s(error)
+        response = getattr(error, "response", None)
+        asked_s = retry_after_s(response.headers) if response is not None else 0.0
         if asked_s > MAX_WAIT_S:
             raise EndpointUnavailable(
                 f"{self.endpoint.base_url} asks to wait {asked_s:,.0f} s ({told}). What was "
@@ -178,10 +178,9 @@ class EndpointCalls:
             ) from error
         if attempt >= (TRIES if self._answered or status is not None else TRIES_AT_FIRST):
             raise self._given_up(told) from error
-        longest_s = min(self.endpoint.first_wait_s * 2.0 ** (attempt - 1), MAX_WAIT_S)
-        # "Equal jitter", so that clients that failed together do not come back together:
-        # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        return max(asked_s, longest_s * random.uniform(0.5, 1.0))
+        return backoff_s(
+            attempt, first_s=self.endpoint.first_wait_s, longest_s=MAX_WAIT_S, asked_s=asked_s
+        )
 
     def _given_up(self, told: str) -> TrainingError:
         self._failed_in_a_row += 1
@@ -245,20 +244,3 @@ class _Pace:
 def _status(error: Exception) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
-
-
-def _retry_after_s(error: Exception) -> float:
-    """What the server asks for, in seconds or as a date; 0 when it asks for nothing.
-
-    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    """
-    from email.utils import parsedate_to_datetime
-
-    response = getattr(error, "response", None)
-    value = response.headers.get("retry-after", "") if response is not None else ""
-    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0

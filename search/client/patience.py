@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import random
-import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from search.client.calls import Call
+from training.retries import backoff_s, retry_after_s
 
 Outcome = httpx.Response | httpx.TransportError  # of one try
 
@@ -65,12 +62,12 @@ class Attempts:
             if outcome.status_code not in AGAIN:
                 return None
             asked_s = retry_after_s(outcome.headers)
-        longest_s = min(
-            self.patience.first_wait_s * 2.0 ** (self.n_tried - 1), self.patience.longest_wait_s
+        seconds = backoff_s(
+            self.n_tried,
+            first_s=self.patience.first_wait_s,
+            longest_s=self.patience.longest_wait_s,
+            asked_s=asked_s,
         )
-        # "Equal jitter", so that clients that failed together do not come back together:
-        # https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        seconds = max(asked_s, longest_s * random.uniform(0.5, 1.0))
         return seconds if seconds < self._left_s() else None
 
     def answered(self) -> None:
@@ -83,17 +80,3 @@ class Attempts:
 
     def _left_s(self) -> float:
         return math.inf if self.until is None else self.until - time.monotonic()
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float:
-    """What the service asks for, in seconds or as a date; 0 when it asks for nothing.
-
-    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    """
-    value = headers.get("retry-after", "")
-    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0
