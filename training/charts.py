@@ -167,6 +167,9 @@ def spot_chart(spots: Sequence[Spot], *, title: str, about: str, x_label: str, y
             label=spot.name,
         )
     axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

@@ -341,7 +341,9 @@ def _hardware(device: str) -> str:
     if device.startswith("cuda"):
         return f"{n_processes()} x {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     name = cpu_name() or platform.machine()
-    return f"{torch.get_num_threads()} threads of {name}, torch {torch.__version__}"
+    n_threads = torch.get_num_threads()
+    threads = "1 thread" if n_threads == 1 else f"{n_threads} threads"
+    return f"{threads} of {name}, torch {torch.__version__}"
 
 
 def _code_version() -> str:
