@@ -14,7 +14,7 @@ from reindexer.terminal import count, duration, next_steps, note, print_json, sa
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
     from reindexer.ingest import IngestProgress, IngestReport
-    from reindexer.live import RunningService
+    from reindexer.running_service import RunningService
 
 SHOWN_REJECTIONS = 10
 POLL_S = 0.1
@@ -180,7 +180,7 @@ def sync(invocation: Invocation, as_json: bool) -> None:
     When a service runs it does this all the time; the verb then waits until the service has caught
     up with what the corpus holds now.
     """
-    from reindexer.live import RunningService
+    from reindexer.running_service import RunningService
 
     with invocation.open_existing() as data:
         service = RunningService.find(data)

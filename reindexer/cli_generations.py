@@ -194,7 +194,8 @@ def _verify(
     data: DataDirectory, name: str, eval_dir: Path | None, split: str, progress: Progress
 ) -> dict[str, Any]:
     """Through the service where it has the collection open, else here."""
-    from reindexer.live import RunningService, opened_here
+    from reindexer.live import opened_here
+    from reindexer.running_service import RunningService
     from search.errors import WrongState
     from search.generations import UNFINISHED
 

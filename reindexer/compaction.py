@@ -15,7 +15,7 @@ from typing import Any
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE, Build
-from reindexer.live import RunningService
+from reindexer.running_service import RunningService
 from reindexer.upgrade import Upgrade, run_build, same_recipe
 from reindexer.vector_copy import copy_vectors
 from search.errors import NoLiveGeneration, StoreError

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld, ReindexerError
 from reindexer.findings import Finding
-from reindexer.live import RunningService
 from reindexer.prune import plan_prune, prune
+from reindexer.running_service import RunningService
 from reindexer.sync import repair_alias
 from reindexer.verify import verify_stored
 from search.dense import DenseCollection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -16,7 +17,16 @@ class HttpServer(uvicorn.Server):
     """On SIGTERM and SIGINT the drain begins: readiness is denied at once, event streams end, and
     after the notice no connection is taken any more. Requests under way have `drain_s` left."""
 
-    def __init__(self, app: ASGIApp, drain: Drain, *, drain_s: float, notice_s: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        drain: Drain,
+        *,
+        drain_s: float,
+        notice_s: float,
+        on_started: Callable[[], None],
+    ) -> None:
+        """on_started: called once requests are answered."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -29,6 +39,12 @@ class HttpServer(uvicorn.Server):
         )
         self._drain = drain
         self._notice_s = notice_s
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._drain.begin()

@@ -160,28 +160,33 @@ class ReindexerService:
     # -- life ------------------------------------------------------------------------------------
 
     def run(self, on_ready: Callable[[str], None]) -> None:
-        """Serve until SIGTERM or SIGINT, then drain and give everything back."""
+        """Serve until SIGTERM or SIGINT, then drain and give everything back. on_ready is told the
+        address once requests are answered there; other verbs find it from then on."""
         settings = self._data.settings
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+        address = ServiceAddress(url=self.url, token=self.token, process=process_name())
+
+        def tell() -> None:
+            address.write(self._data.path)
+            on_ready(self.url)
+
         self._server = server = HttpServer(
             create_app(self, problems=PROBLEMS, cors_origins=origins),
             self.drain,
             drain_s=settings.serve_drain_s,
             notice_s=settings.drain_notice_s,
+            on_started=tell,
         )
         threads = [
             threading.Thread(target=self._follow, name="follow", daemon=True),
             threading.Thread(target=self._replay, name="replay", daemon=True),
         ]
-        address = ServiceAddress(url=self.url, token=self.token, process=process_name())
         try:
-            address.write(self._data.path)
             self.manager.wait_until_live(OPEN_S)
             for thread in threads:
                 thread.start()
             if self._worker is not None:
                 self._worker.start()
-            on_ready(self.url)
             server.run(sockets=[self._socket])
         finally:
             if self._worker is not None:

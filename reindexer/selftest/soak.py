@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reindexer.cutover import cut_over, rollback
-from reindexer.live import RunningService
+from reindexer.running_service import RunningService
 from reindexer.selftest import verbs
 from reindexer.selftest.child import Child, Service, prepare_children
 from reindexer.selftest.proof import Proof, Stopwatch, at_most, nothing_wrong

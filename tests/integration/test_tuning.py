@@ -17,11 +17,11 @@ import pytest
 import uvicorn
 
 from reindexer.generation_scores import score_generation
-from reindexer.live import RunningService
 from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
 from reindexer.progress import Progress
 from reindexer.quality import check_quality
+from reindexer.running_service import RunningService
 from reindexer.service_address import ServiceAddress
 from reindexer.tuning import MIN_QUERIES, TooFewJudgments, reset, tune, with_clicks
 from reindexer.upgrade import recipe_for, same_recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reindexer.live import filter_to_json
+from reindexer.running_service import filter_to_json
 from search.documents import filter_from_json, parse_filter
 
 
