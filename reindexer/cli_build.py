@@ -216,9 +216,8 @@ def show_upgrade(result: Upgrade, *, quiet: bool) -> None:
         return
     say()
     if result.live_after == generation.name:
-        next_steps('reindexer search "…"')
-        if result.live_before is not None:
-            next_steps("reindexer rollback    (if it turns out wrong)")
+        back = ["reindexer rollback    (if it turns out wrong)"] if result.live_before else []
+        next_steps('reindexer search "…"', *back)
     else:
         next_steps(f"reindexer cutover {generation.name}")
 
@@ -231,7 +230,8 @@ def _show_gate(report: Any) -> None:
     if refused:
         say(f"The gate refused it: {', '.join(refused)}")
         return
-    say(f"The gate passed it: {', '.join(check['name'] for check in checks)}")
+    names = ", ".join(check["name"] for check in checks)
+    say(click.wrap_text(f"The gate passed it: {names}", width=80, subsequent_indent="  "))
     difference = ((report.get("metrics") or {}).get("difference") or {}).get("ndcg@10")
     if difference:
         say(

@@ -123,6 +123,6 @@ def _builds(builds: list[dict[str, Any]]) -> str:
         if build["pace_reason"]:
             notes.append(f"build {build['build_id']}: {pace_text(build)}")
     if stages := stages_text(builds[0]):
-        notes.append(f"build {builds[0]['build_id']}: {stages}")
+        notes.append(f"build {builds[0]['build_id']}: time in {stages}")
     headers = ("build", "of", "state", "documents", "", "rate", "left", "model")
     return "\n".join([table(headers, rows), *notes])

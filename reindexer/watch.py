@@ -71,7 +71,9 @@ class ServiceStatus:
         try:
             response = self._http.get("/status")
         except httpx.HTTPError as error:
-            raise StatusUnreachable(f"{self.name} does not answer: {error}") from error
+            raise StatusUnreachable(
+                f"{self.name} does not answer: {error}; `reindexer serve` starts one"
+            ) from error
         try:
             value = response.json()
         except ValueError:
@@ -84,7 +86,8 @@ class ServiceStatus:
         if not response.is_success or not isinstance(value, dict) or "builds" not in value:
             detail = value.get("detail") if isinstance(value, dict) else None
             raise StatusUnreachable(
-                f"{self.name} answered HTTP {response.status_code}: {detail or 'not a status'}"
+                f"{self.name} answered HTTP {response.status_code}: "
+                f"{detail or 'not the status of a reindexer service; see --url'}"
             )
         return value
 
