@@ -25,7 +25,7 @@ _LINEAGE = (
     ("base", "trained from"),
     ("base_from", "which came from"),
     ("pairs", "training pairs"),
-    ("pairs_sha256", "SHA-256 of the pairs"),
+    ("pairs_sha256", "pairs SHA-256"),
     ("gate", "gate"),
     ("gate_reason", "because"),
     ("seed", "seed"),
