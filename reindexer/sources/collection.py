@@ -8,8 +8,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from reindexer.errors import SourceInvalid, SourceStopped
 from reindexer.sources.locations import digest, location_of, without_credentials
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import AtEnd, Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import SinglePartSource
 from search.errors import CollectionMissing, StoreError
 from search.qdrant_payloads import PayloadPage, QdrantPayloads
 
@@ -17,7 +18,7 @@ PAGE_POINTS = 500
 API_KEY_VARIABLE = "QDRANT_API_KEY"
 
 
-class CollectionSource:
+class CollectionSource(SinglePartSource):
     """Documents from the payloads of a collection, in the order of its points' ids.
 
     The id of a document is that of its point, unless the payload has `_id` or a field is named.
@@ -36,7 +37,7 @@ class CollectionSource:
                 "https://host:6333#collection"
             )
         self._location = location_of(ref)
-        self._reader = reader
+        super().__init__(reader)
         self._payloads = QdrantPayloads(
             urlunsplit(parts._replace(fragment="")),
             self._label,
@@ -58,10 +59,6 @@ class CollectionSource:
             reader.check_fields(self._label, fields if reader.has_id_field else {"_id", *fields})
 
     @property
-    def name(self) -> str:
-        return self._reader.source
-
-    @property
     def share_read(self) -> float | None:
         return min(1.0, self._n_read / self._n_points) if self._n_points else None
 
@@ -80,12 +77,6 @@ class CollectionSource:
     @property
     def position(self) -> Position | None:
         return self._position
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         from_id: int | str | None = after["point"] if after else None

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from reindexer.errors import SourceInvalid
 from reindexer.sources.files import SourceFile
 from reindexer.sources.lines import MAX_LINE_BYTES, BrokenOff, LineFile
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import FileSource
 
 _DELIMITERS = ",\t;|"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,15})?")
 
 
-class DelimitedSource:
+class DelimitedSource(FileSource):
     """Documents from a CSV or TSV file with a header, which may be compressed.
 
     The delimiter is the one of comma, tab, semicolon and bar that gives the header the most fields.
@@ -27,10 +28,10 @@ class DelimitedSource:
     Raises SourceInvalid when the file cannot be read or has no usable header.
     """
 
+    format = "csv"
+
     def __init__(self, file: SourceFile, reader: RecordReader) -> None:
-        self._file = file
-        self._reader = reader
-        self._label = file.label
+        super().__init__(file, reader)
         self._lines = LineFile(file)
         self._position: Position = {"line": 0, "offset": 0}
         self._delimiter, self._header = self._read_header()
@@ -38,34 +39,12 @@ class DelimitedSource:
         self._plain = frozenset((*reader.id_fields, *reader.text_fields, *reader.title_fields))
 
     @property
-    def name(self) -> str:
-        return self._reader.source
-
-    @property
     def share_read(self) -> float | None:
         return self._lines.share_read
 
     @property
-    def location(self) -> str:
-        return self._file.location
-
-    @property
-    def version(self) -> str | None:
-        return self._file.version_with("csv", *self._reader.fields)
-
-    @property
-    def at_end(self) -> AtEnd:
-        return self._file.at_end
-
-    @property
     def position(self) -> Position:
         return self._position
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         feed = _Feed(self._lines, after)

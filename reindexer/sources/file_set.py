@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 from reindexer.errors import SourceInvalid
 from reindexer.sources.files import SourceFile
 from reindexer.sources.positions import AtEnd, Position, SourcePart
-from reindexer.sources.rows import DocumentSource, RecordReader, Rejected, Row
-
-
-class FileSource(DocumentSource, SourcePart, Protocol):
-    """A source that is one file."""
-
-
-OpenFile = Callable[[SourceFile, RecordReader], FileSource]
+from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import FileSource
 
 
 class FileSetSource:
@@ -26,13 +19,13 @@ class FileSetSource:
     """
 
     def __init__(
-        self, files: Sequence[SourceFile], format: str, open_file: OpenFile, reader: RecordReader
+        self, files: Sequence[SourceFile], kind: type[FileSource], reader: RecordReader
     ) -> None:
         self._reader = reader
-        self._parts = [_Part(file, format, open_file, reader) for file in files]
+        self._parts = [_Part(file, kind, reader) for file in files]
         self._present: _Part | None = None
         self._sizes = [file.size or 0 for file in files]
-        open_file(files[0], reader)
+        kind(files[0], reader)
 
     @property
     def name(self) -> str:
@@ -59,12 +52,9 @@ class FileSetSource:
 class _Part:
     """One file of many: what is known of it without opening it."""
 
-    def __init__(
-        self, file: SourceFile, format: str, open_file: OpenFile, reader: RecordReader
-    ) -> None:
+    def __init__(self, file: SourceFile, kind: type[FileSource], reader: RecordReader) -> None:
         self._file = file
-        self._format = format
-        self._open_file = open_file
+        self._kind = kind
         self._reader = reader
         self._source: FileSource | None = None
 
@@ -74,7 +64,7 @@ class _Part:
 
     @property
     def version(self) -> str | None:
-        return self._file.version_with(self._format, *self._reader.fields)
+        return self._file.version_with(self._kind.format, *self._reader.fields)
 
     @property
     def at_end(self) -> AtEnd:
@@ -90,7 +80,7 @@ class _Part:
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         try:
-            self._source = self._open_file(self._file, self._reader)
+            self._source = self._kind(self._file, self._reader)
         except SourceInvalid as error:
             yield Rejected(where=self._file.label, reason=str(error))
             return

@@ -8,11 +8,12 @@ from typing import Any
 
 from reindexer.errors import SourceInvalid, SourceStopped
 from reindexer.sources.locations import digest, without_credentials
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import AtEnd, Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import SinglePartSource
 
 
-class HubSource:
+class HubSource(SinglePartSource):
     """Documents from one split of a data set, of the revision that the hub has now. A folder with
     the files of a data set is read the same way.
 
@@ -24,7 +25,7 @@ class HubSource:
         self, ref: str, reader: RecordReader, *, split: str = "train", subset: str | None = None
     ) -> None:
         """ref: organisation/name. subset: of data sets that have several."""
-        self._reader = reader
+        super().__init__(reader)
         self._label = f"{ref}/{split}"
         self._location = f"hf://datasets/{ref}#{subset or 'default'}/{split}"
         self._position: Position | None = None
@@ -36,10 +37,6 @@ class HubSource:
             reader.check_fields(self._label, fields)
         sizes = getattr(self._rows.info, "splits", None) or {}
         self._n_rows = getattr(sizes.get(split), "num_examples", None)
-
-    @property
-    def name(self) -> str:
-        return self._reader.source
 
     @property
     def share_read(self) -> float | None:
@@ -60,12 +57,6 @@ class HubSource:
     @property
     def position(self) -> Position | None:
         return {"rows": self._n_read, "state": self._rows.state_dict()} if self._n_read else None
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         self._n_read = after["rows"] if after else 0

@@ -11,57 +11,36 @@ import orjson
 from reindexer.errors import SourceInvalid
 from reindexer.sources.files import SourceFile
 from reindexer.sources.lines import MAX_LINE_BYTES, BrokenOff, LineFile
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import FileSource
 
 _SAMPLED_LINES = 100
 _SAMPLED_BYTES = 4_000_000
 
 
-class JsonLinesSource:
+class JsonLinesSource(FileSource):
     """Documents from a JSON Lines file, which may be compressed.
 
     Raises SourceInvalid when the file cannot be read, or none of its first rows has an id and a
     text.
     """
 
+    format = "jsonl"
+
     def __init__(self, file: SourceFile, reader: RecordReader) -> None:
-        self._file = file
-        self._reader = reader
-        self._label = file.label
+        super().__init__(file, reader)
         self._is_json = ".json" in file.suffixes
         self._lines = LineFile(file)
         self._check_first_rows()
-
-    @property
-    def name(self) -> str:
-        return self._reader.source
 
     @property
     def share_read(self) -> float | None:
         return self._lines.share_read
 
     @property
-    def location(self) -> str:
-        return self._file.location
-
-    @property
-    def version(self) -> str | None:
-        return self._file.version_with("jsonl", *self._reader.fields)
-
-    @property
-    def at_end(self) -> AtEnd:
-        return self._file.at_end
-
-    @property
     def position(self) -> Position:
         return self._lines.position
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         number = after["line"] if after else 0

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from reindexer.errors import SourceInvalid
 from reindexer.sources.delimited import DelimitedSource
-from reindexer.sources.file_set import FileSetSource, OpenFile
+from reindexer.sources.file_set import FileSetSource
 from reindexer.sources.files import is_pattern, local_file, remote_files
 from reindexer.sources.folder import FolderSource
 from reindexer.sources.jsonl import JsonLinesSource
 from reindexer.sources.locations import is_url, without_credentials
 from reindexer.sources.parquet import ParquetSource
 from reindexer.sources.rows import DocumentSource, RecordReader
+from reindexer.sources.single_part import FileSource
 from reindexer.sources.sql import SqlSource, is_sql_url
 from search.documents import DEFAULT_SOURCE, validate_source
 from search.errors import InvalidDocument
@@ -29,10 +30,8 @@ _FORMAT_OF = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
-_FILES: Mapping[str, OpenFile] = {
-    "jsonl": JsonLinesSource,
-    "csv": DelimitedSource,
-    "parquet": ParquetSource,
+_FILES: Mapping[str, type[FileSource]] = {
+    kind.format: kind for kind in (JsonLinesSource, DelimitedSource, ParquetSource)
 }
 _OF_FORMAT = {  # what says more about one format, and is of no use to the others
     "sql": ("table", "query", "updated_at"),
@@ -141,7 +140,7 @@ def _open_files(url: str, format: str, reader: RecordReader) -> DocumentSource:
         )
     if len(files) == 1:
         return _FILES[found](files[0], reader)
-    return FileSetSource(files, found, _FILES[found], reader)
+    return FileSetSource(files, _FILES[found], reader)
 
 
 def _check_exists(path: Path) -> None:

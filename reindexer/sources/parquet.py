@@ -8,58 +8,37 @@ from typing import Any
 
 from reindexer.errors import SourceInvalid
 from reindexer.sources.files import SourceFile
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import FileSource
 
 _BATCH_BYTES = 16 << 20
 _MAX_BATCH_ROWS = 2_000
 
 
-class ParquetSource:
+class ParquetSource(FileSource):
     """Documents from a Parquet file, read a batch of rows at a time and a row group after the
     other: behind a URL, no more than one row group is in memory.
 
     Raises SourceInvalid when the file cannot be read or has no id or text column.
     """
 
+    format = "parquet"
+
     def __init__(self, file: SourceFile, reader: RecordReader) -> None:
-        self._file = file
-        self._reader = reader
-        self._label = file.label
+        super().__init__(file, reader)
         self._n_read = 0
         with self._open() as parquet:
             self._n_rows = int(parquet.metadata.num_rows)
             reader.check_fields(self._label, parquet.schema_arrow.names)
 
     @property
-    def name(self) -> str:
-        return self._reader.source
-
-    @property
     def share_read(self) -> float | None:
         return self._n_read / self._n_rows if self._n_rows else None
 
     @property
-    def location(self) -> str:
-        return self._file.location
-
-    @property
-    def version(self) -> str | None:
-        return self._file.version_with("parquet", *self._reader.fields)
-
-    @property
-    def at_end(self) -> AtEnd:
-        return self._file.at_end
-
-    @property
     def position(self) -> Position:
         return {"row": self._n_read}
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         import pyarrow as pa

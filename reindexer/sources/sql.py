@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from reindexer.errors import SourceInvalid, SourceStopped
 from reindexer.sources.locations import digest, without_credentials
-from reindexer.sources.positions import AtEnd, Position, SourcePart
+from reindexer.sources.positions import AtEnd, Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
+from reindexer.sources.single_part import SinglePartSource
 
 PAGE_ROWS = 2_000
 # Transactions are stamped when they begin and seen when they commit: what was stamped shortly
@@ -29,7 +30,7 @@ def is_sql_url(ref: str) -> bool:
     return bool(separator) and scheme.partition("+")[0].lower() in _DIALECTS
 
 
-class SqlSource:
+class SqlSource(SinglePartSource):
     """Documents from a table or a query, a page at a time in the order of the id column, which has
     to be unique; each page is a transaction of its own.
 
@@ -50,7 +51,7 @@ class SqlSource:
         updated_at: str | None = None,
     ) -> None:
         """url: as SQLAlchemy has it. table: with its schema, if it needs one: sales.products."""
-        self._reader = reader
+        super().__init__(reader)
         self._updated_at = updated_at
         self._url = _parsed(url)
         if (table is None) == (query is None):
@@ -75,10 +76,6 @@ class SqlSource:
             )
 
     @property
-    def name(self) -> str:
-        return self._reader.source
-
-    @property
     def share_read(self) -> float | None:
         return None  # counting a large table takes as long as reading a good part of it
 
@@ -99,12 +96,6 @@ class SqlSource:
     @property
     def position(self) -> Position | None:
         return self._position
-
-    def parts(self) -> tuple[SourcePart, ...]:
-        return (self,)
-
-    def __iter__(self) -> Iterator[Row | Rejected]:
-        return self.rows(None)
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
         self._position = dict(after) if after else None
