@@ -6,6 +6,7 @@ needs through the plain database driver; SQLAlchemy, torch and the engines stay 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -49,14 +50,25 @@ def read_status(settings: Settings, *, n_builds: int = RECENT_BUILDS) -> dict[st
                 settings, lambda sql: [dict(row) for row in connection.execute(sql)], n_builds
             )
         except sqlite3.Error as error:
-            if "no such table" in str(error):
+            if not _is_made(connection):
                 return _empty(settings)
+            if str(error).startswith("no such"):
+                from search.database import other_schema  # brings SQLAlchemy in
+
+                raise DatabaseUnavailable(other_schema(str(path), str(error))) from error
             raise DatabaseUnavailable(
                 f"database {path}: {error}; run `reindexer doctor`"
             ) from error
         finally:
             connection.close()
     return _postgres_status(settings, n_builds)
+
+
+def _is_made(connection: sqlite3.Connection) -> bool:
+    """Whether a release has ever made its tables here."""
+    with contextlib.suppress(sqlite3.Error):
+        return bool(connection.execute("SELECT 1 FROM alembic_version").fetchone())
+    return False
 
 
 def _postgres_status(settings: Settings, n_builds: int) -> dict[str, Any]:
@@ -77,6 +89,10 @@ def _postgres_status(settings: Settings, n_builds: int) -> dict[str, Any]:
             return _status(settings, lambda sql: list(connection.execute(sql.encode())), n_builds)
     except psycopg.errors.UndefinedTable:
         return _empty(settings)
+    except psycopg.errors.UndefinedColumn as error:
+        from search.database import other_schema  # brings SQLAlchemy in
+
+        raise DatabaseUnavailable(other_schema("PostgreSQL", f"{error}".splitlines()[0])) from error
     except psycopg.Error as error:
         raise DatabaseUnavailable(f"database: {str(error).strip()}") from error
 

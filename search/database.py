@@ -553,6 +553,8 @@ def _mapped_errors(url: str) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         cause = " ".join(str(error.orig).split())
+        if _is_of_another_schema(error, cause):
+            raise DatabaseError(other_schema(_shown(url), cause)) from error
         advice = next((text for word, text in _ADVICE.items() if word in cause), None)
         if isinstance(error, sa.exc.OperationalError) or "idle-in-transaction" in cause:
             advice = advice or "check that it is running, that the URL is right, and your rights"
@@ -564,3 +566,24 @@ def _mapped_errors(url: str) -> Iterator[None]:
             f"database {_shown(url)}: all connections of this process stayed in use; "
             "ask for less at once, or try again"
         ) from error
+
+
+_SQLITE_SCHEMA_ERRORS = ("no such table", "no such column", "has no column named")
+_POSTGRESQL_SCHEMA_ERRORS = ("42P01", "42703")  # undefined_table, undefined_column
+
+
+def _is_of_another_schema(error: sa.exc.DBAPIError, cause: str) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state in _POSTGRESQL_SCHEMA_ERRORS or any(
+        said in cause for said in _SQLITE_SCHEMA_ERRORS
+    )
+
+
+def other_schema(where: str, cause: str) -> str:
+    """What to say of a database whose tables are not those that this release has made."""
+    return (
+        f"database {where}: {cause}; expected the tables of schema {SCHEMA_REVISION}, which this "
+        "release makes when it opens a database. Another release uses this one too, or it was "
+        "emptied meanwhile: stop every process that uses it and run `reindexer doctor`; what is "
+        "gone comes back with `reindexer restore PLACE`"
+    )

@@ -149,6 +149,23 @@ def test_a_server_that_is_not_there_is_said_so() -> None:
         open_database("postgresql://me@127.0.0.1:1/name")
 
 
+@pytest.mark.parametrize(
+    "change", ["DROP TABLE votes", "ALTER TABLE votes RENAME COLUMN better TO best"]
+)
+def test_tables_of_another_release_are_said_to_be_that(database: Database, change: str) -> None:
+    with database.write() as connection:
+        connection.execute(sa.text(change))
+
+    with pytest.raises(DatabaseError) as caught, database.read() as connection:
+        connection.execute(sa.select(tables.votes)).all()
+
+    assert type(caught.value) is DatabaseError  # trying again would not help
+    message = str(caught.value)
+    assert "votes" in message
+    assert f"expected the tables of schema {SCHEMA_REVISION}" in message
+    assert "run `reindexer doctor`" in message
+
+
 def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"unable to open.*check that the folder exists"):
         open_database(sqlite_url(tmp_path / "missing" / "reindexer.db"))

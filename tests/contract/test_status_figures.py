@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from reindexer.journal import BUILD_LEASE, Journal
 from reindexer.settings import Settings
@@ -63,3 +64,13 @@ def test_a_server_that_is_not_there_is_an_error_of_ours() -> None:
         read_status(Settings(database_url=url))
 
     assert "hunter2" not in str(caught.value)
+
+
+def test_tables_of_another_release_are_no_empty_status(database: Database) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL may hold tables of others: what is missing there counts as empty")
+    with database.write() as connection:
+        connection.execute(sa.text("DROP TABLE searchers"))
+
+    with pytest.raises(DatabaseUnavailable, match=r"no such table: searchers; expected the tables"):
+        read_status(Settings(database_url=database.url))
