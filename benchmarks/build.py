@@ -33,10 +33,10 @@ from benchmarks.report import Report, interleaved, ratio, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.ingest import ingest
 from reindexer.journal import BUILD_LEASE, Lease
+from reindexer.recipes import recipe_for
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.sources import DocstringSource, DocumentSource, open_source
-from reindexer.upgrade import recipe_for
 from reindexer.window import window_docs
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.documents import Change, Passage

@@ -38,9 +38,9 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.report import Report, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
+from reindexer.recipes import recipe_for
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
-from reindexer.upgrade import recipe_for
 from reindexer.window import window_docs
 from search.documents import Document
 from search.splitter import Splitter

@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 from benchmarks.corpus import documents, fill
 from benchmarks.report import Report
 from reindexer.data_directory import DataDirectory, open_data_directory
+from reindexer.recipes import recipe_for
 from reindexer.replay import Replay
 from reindexer.settings import Settings
-from reindexer.upgrade import recipe_for, upgrade
+from reindexer.upgrade import upgrade
 from reindexer.window import window_docs
 from search.dense import DenseCollection, FloatMatrix, Point
 from search.recipe import Recipe

@@ -28,9 +28,10 @@ from benchmarks.corpus import documents, fill, queries
 from benchmarks.report import Report, percentile, seconds
 from reindexer.data_directory import open_data_directory
 from reindexer.live import opened_here
+from reindexer.recipes import find_model
 from reindexer.service_address import ServiceAddress
 from reindexer.settings import Settings
-from reindexer.upgrade import find_model, upgrade
+from reindexer.upgrade import upgrade
 from search.searcher import SearchRequest
 from tests.acceptance.clients import Answered, Clients
 from tests.tiny_models import make_tiny_model

@@ -76,7 +76,7 @@ def measure_folder(
     of this corpus, unless the data directory has one. Raises ModelNotFound, JudgmentsInvalid,
     TooFewJudgments for fewer than two queries.
     """
-    from reindexer.upgrade import find_model
+    from reindexer.recipes import find_model
     from training.evaluation import scored_runs
 
     usable = usable_judgments(judgments, 2)

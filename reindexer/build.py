@@ -1,8 +1,8 @@
 """A build, from the first document to a verified generation, in a process of its own.
 
-The parent (`reindexer/upgrade.py`, a service or a worker) holds the lease and renews it, because
-finishing the HNSW graph stops this whole process for its length. The parent sends the job as one
-JSON object on standard input; everything this process has to say goes into the journal.
+The parent (`reindexer/build_process.py`, a service or a worker) holds the lease and renews it,
+because finishing the HNSW graph stops this whole process for its length. The parent sends the job
+as one JSON object on standard input; everything this process has to say goes into the journal.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from reindexer.build_process import build_of
 from reindexer.data_directory import DataDirectory
 from reindexer.jobs import JobKind, JobQueue
 from reindexer.journal import BUILD_LEASE, Build
-from reindexer.upgrade import build_of, generation_for, pause, recipe_for, same_recipe
+from reindexer.recipes import generation_for, recipe_for, same_recipe
+from reindexer.upgrade import pause
 from search.errors import WrongState
 from search.generations import UNFINISHED
 

@@ -122,7 +122,7 @@ def _resolve(
     baseline: str | None,
 ) -> tuple[dict[str, list[int]], tuple[str, int]]:
     """Dimensions by version, 0 for all it has, and the baseline among them."""
-    from reindexer.upgrade import find_model
+    from reindexer.recipes import find_model
 
     wanted: dict[str, list[int]] = {}
     at: dict[str, tuple[str, int]] = {}

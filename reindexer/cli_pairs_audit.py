@@ -187,7 +187,7 @@ def _base_estimate(
 ) -> NoiseEstimate:
     with invocation.open() as data:
         progress.update(state=f"loading {base}")
-        from reindexer.upgrade import find_model
+        from reindexer.recipes import find_model
         from training.audit import estimate_noise
 
         encoder = data.load_encoder(str(find_model(data, base)))

@@ -18,13 +18,13 @@ from reindexer.progress import Progress
 from reindexer.terminal import duration, fields, next_steps, print_json, rate, say, size, warn
 
 if TYPE_CHECKING:
+    from reindexer.build_process import Evaluation
     from reindexer.data_directory import DataDirectory
     from reindexer.plan import Plan
-    from reindexer.upgrade import Evaluation
 
 
 def read_evaluation(eval_dir: Path | None, split: str) -> Evaluation | None:
-    from reindexer.upgrade import Evaluation
+    from reindexer.build_process import Evaluation
     from training.judgments import read_judgments
 
     if eval_dir is None:

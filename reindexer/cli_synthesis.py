@@ -177,7 +177,7 @@ def _judged(source: str | None) -> set[str]:
 
 def _checker(invocation: Invocation, options: SynthesisOptions) -> str | None:
     """The model of the round trip, found before anything is paid for; None when there is none."""
-    from reindexer.upgrade import find_model
+    from reindexer.recipes import find_model
 
     if options.round_trip_k == 0:
         return None

@@ -241,7 +241,7 @@ def run_training(
         read_judgments(eval_dir, split)  # a mistyped folder must not show after hours of training
     with Progress("train", quiet=quiet or not is_main_process()) as progress:
         progress.update(state="starting")
-        from reindexer.upgrade import find_model
+        from reindexer.recipes import find_model
         from training.finetune import fine_tune
         from training.outcome import TrainingTask
 

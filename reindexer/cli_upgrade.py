@@ -27,9 +27,9 @@ from reindexer.progress import Progress
 from reindexer.terminal import confirm, next_steps, note, print_json, say, warn
 
 if TYPE_CHECKING:
+    from reindexer.build_process import Evaluation
     from reindexer.data_directory import DataDirectory
     from reindexer.journal import Build
-    from reindexer.upgrade import Evaluation
 
 DETACH_WAIT_S = 60.0
 

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from reindexer.build_process import run_build
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE, Build
+from reindexer.recipes import same_recipe
 from reindexer.running_service import RunningService
-from reindexer.upgrade import Upgrade, run_build, same_recipe
+from reindexer.upgrade import Upgrade
 from reindexer.vector_copy import copy_vectors
 from search.errors import NoLiveGeneration, StoreError
 from search.generations import UNFINISHED, Generation

@@ -59,7 +59,7 @@ def probe_model(
 
 def _load(data: DataDirectory, progress: Progress, model: str) -> tuple[str, Any]:
     progress.update(state=f"loading {model}")
-    from reindexer.upgrade import find_model
+    from reindexer.recipes import find_model
 
     version = str(find_model(data, model))
     return version, data.load_encoder(version)

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reindexer.build_process import Evaluation
 from reindexer.data_directory import DataDirectory
 from reindexer.headroom import HEADROOM, disk_bytes
 from reindexer.journal import BUILD_LEASE
-from reindexer.upgrade import Evaluation, recipe_for, same_recipe
+from reindexer.recipes import recipe_for, same_recipe
 from reindexer.vector_copy import copy_source
 from search.documents import Document
 from search.generations import UNFINISHED, Generation

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 
 from reindexer.build import BuildRun, run_to_its_end
 from reindexer.build_job import BuildJob
+from reindexer.build_process import build_of
 from reindexer.cutover import cut_over
 from reindexer.ingest import ingest
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.prune import plan_prune, prune
+from reindexer.recipes import generation_for
 from reindexer.selftest.word_directory import WordDirectory
 from reindexer.sources.opening import open_source
 from reindexer.sync import sync_once
-from reindexer.upgrade import build_of, generation_for
 
 INGEST_BATCH = 50  # documents a transaction, so that there are several
 SOURCE = "selftest"

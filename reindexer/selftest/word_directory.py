@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from reindexer.data_directory import DataDirectory
+from reindexer.recipes import filter_fields, lexical_recipe
 from reindexer.selftest.word_encoder import WordEncoder
-from reindexer.upgrade import filter_fields, lexical_recipe
 from search.generations import Generation
 from search.recipe import AnalyzerRecipe, Recipe, SplitterRecipe
 

@@ -25,9 +25,9 @@ from reindexer.build_job import BuildJob
 from reindexer.cutover import CutOver, rollback
 from reindexer.data_directory import open_data_directory
 from reindexer.journal import BUILD_LEASE
+from reindexer.recipes import find_model, recipe_for
 from reindexer.service_address import ServiceAddress
 from reindexer.settings import Settings
-from reindexer.upgrade import find_model, recipe_for
 from search.documents import Document
 from tests import warm_processes
 from tests.acceptance.clients import Answered

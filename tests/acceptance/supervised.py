@@ -25,8 +25,8 @@ from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.jobs import BUILD_KINDS, JobQueue
 from reindexer.journal import BUILD_LEASE
 from reindexer.opening import Opener
+from reindexer.recipes import find_model, recipe_for
 from reindexer.settings import Settings
-from reindexer.upgrade import find_model, recipe_for
 from reindexer.verify import verify_structure
 from search.documents import Document
 from search.generations import State

@@ -16,9 +16,9 @@ from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.ingest import ingest
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.opening import Opener
+from reindexer.recipes import find_model, recipe_for
 from reindexer.settings import Settings
 from reindexer.sources.opening import open_source
-from reindexer.upgrade import find_model, recipe_for
 from reindexer.verify import verify_structure
 from tests import warm_processes
 from tests.acceptance.conftest import text_of, write_jsonl

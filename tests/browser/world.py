@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from reindexer.build import BuildRun, run_to_its_end
 from reindexer.build_job import BuildJob
+from reindexer.build_process import build_of
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE
+from reindexer.recipes import generation_for, recipe_for
 from reindexer.settings import Settings
-from reindexer.upgrade import build_of, generation_for, recipe_for
 from search.documents import Document
 from tests.running_service import RunningService
 from tests.tiny_models import WORD_LIST, make_tiny_model

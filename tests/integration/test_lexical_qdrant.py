@@ -13,9 +13,9 @@ from qdrant_client import QdrantClient
 
 from reindexer.journal import SYNC_LEASE
 from reindexer.live import opened_here
+from reindexer.recipes import same_recipe
 from reindexer.settings import SettingsInvalid, read_settings
 from reindexer.sync import sync_once
-from reindexer.upgrade import same_recipe
 from search.answer import Answer
 from search.dense import CollectionSpec, Point
 from search.dense_edge import EdgeStore

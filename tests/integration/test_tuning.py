@@ -21,10 +21,10 @@ from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
 from reindexer.progress import Progress
 from reindexer.quality import check_quality
+from reindexer.recipes import recipe_for, same_recipe
 from reindexer.running_service import RunningService
 from reindexer.service_address import ServiceAddress
 from reindexer.tuning import MIN_QUERIES, TooFewJudgments, reset, tune, with_clicks
-from reindexer.upgrade import recipe_for, same_recipe
 from search.access import Access
 from search.api_limits import ApiLimits
 from search.app import create_app

@@ -8,9 +8,11 @@ import time
 
 import pytest
 
+from reindexer.build_process import run_build
 from reindexer.errors import BuildFailed, LeaseHeld
 from reindexer.journal import BUILD_LEASE, Build
-from reindexer.upgrade import cancel, filter_fields, pause, run_build, same_recipe
+from reindexer.recipes import filter_fields, same_recipe
+from reindexer.upgrade import cancel, pause
 from search.documents import Change, Document
 from search.errors import WrongState
 from search.recipe import Recipe, SplitterRecipe

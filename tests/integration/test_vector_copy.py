@@ -10,10 +10,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from reindexer import upgrade
+from reindexer import build_process
+from reindexer.build_process import build_of
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Build
 from reindexer.plan import describe, plan_upgrade
+from reindexer.recipes import recipe_for
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.stored_vectors import look_through
@@ -42,9 +44,9 @@ def encoded(directory: WordDirectory) -> list[int]:
 def begin(directory: WordDirectory, recipe: Recipe) -> tuple[Generation, Build]:
     """A build as far as its child process would find it."""
     generation = directory.catalog.record(recipe)
-    build = upgrade.build_of(directory, generation)
+    build = build_of(directory, generation)
     with directory.journal.lease(BUILD_LEASE) as lease:
-        build = upgrade._copied(directory, generation, build, lease, lambda _build: None)
+        build = build_process._copied(directory, generation, build, lease, lambda _build: None)
     return directory.catalog.get(generation.name), build
 
 
@@ -152,10 +154,10 @@ def test_a_copy_ends_when_somebody_asks_for_it(
     live = directory.catalog.live()
     assert live is not None
     generation = directory.catalog.record(replace(live.recipe, hnsw_m=8))
-    build = upgrade.build_of(directory, generation)
+    build = build_of(directory, generation)
     directory.journal.update_build(build.build_id, wanted="pause")
     with directory.journal.lease(BUILD_LEASE) as lease:
-        stopped = upgrade._copied(directory, generation, build, lease, lambda _build: None)
+        stopped = build_process._copied(directory, generation, build, lease, lambda _build: None)
     assert stopped.state == "paused"
     assert directory.catalog.get(generation.name).watermark == 0  # made again by `resume`
 
@@ -172,7 +174,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataDirectory]:
         full = data.registry.register(str(model), name="full")
         data.registry.register(str(model), name="short", truncate_dim=16)
         data.corpus.put([Document.of(doc_id=f"d{n}", text=f"passage number {n}") for n in range(8)])
-        generation = data.catalog.record(upgrade.recipe_for(data, full))
+        generation = data.catalog.record(recipe_for(data, full))
         encoder = data.encoder(generation)
         spec = generation.recipe.collection_spec(generation.name)
         head = data.corpus.head()
@@ -205,14 +207,12 @@ def test_plan_says_that_vectors_are_copied(nested: DataDirectory) -> None:
 
 
 def test_shorter_rows_of_the_same_model_are_cut_and_not_encoded(nested: DataDirectory) -> None:
-    recipe = upgrade.recipe_for(nested, nested.registry.resolve("short@1"))
+    recipe = recipe_for(nested, nested.registry.resolve("short@1"))
     source = copy_source(nested, recipe)
     assert source is not None
     generation = nested.catalog.record(recipe)
     with nested.journal.lease(BUILD_LEASE) as lease:
-        build = copy_vectors(
-            nested, source, generation, upgrade.build_of(nested, generation), lease
-        )
+        build = copy_vectors(nested, source, generation, build_of(nested, generation), lease)
 
     assert (build.encoded, build.reused) == (0, 8)
     encoder = nested.load_encoder("short@1")
