@@ -226,9 +226,12 @@ def _welcome(url: str, live: str | None, invocation: Invocation) -> None:
     if invocation.quiet:
         return
     if live is None:
-        say(f"Serving at {url}; nothing is live yet.")
+        say(f"Serving at {url}; nothing is live yet. Ctrl-C ends it.")
         next_steps("reindexer ingest SOURCE", "reindexer upgrade MODEL    (in another terminal)")
     else:
-        say(f"Serving {live} at {url}; Ctrl-C ends it. API: {url}/docs")
-        next_steps(f"curl '{url}/search?q=hello'", 'reindexer search "…"    (in another terminal)')
+        say(f"Serving {live} at {url}; Ctrl-C ends it.")
+        next_steps(
+            f"{url}    (in a browser; the API at {url}/docs)",
+            'reindexer search "…"    (in another terminal)',
+        )
     sys.stdout.flush()

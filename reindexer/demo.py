@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections import Counter, defaultdict
@@ -289,7 +290,8 @@ def _show(client: httpx.Client, query: str, say: Callable[[str], None]) -> None:
     answer = client.post("/search", json={"query": query, "k": 3}).json()
     say(f"   “{query}”, answered by {answer['generation']} ({answer['model']})")
     for hit in answer["hits"]:
-        say(f"   {hit['rank']}. {hit['doc_id']}  {' '.join(hit['snippet'].split())[:60]}")
+        line = f"{hit['rank']}. {hit['doc_id']}  {' '.join(hit['snippet'].split())}"
+        say(f"   {textwrap.shorten(line, 77, placeholder=' …')}")
 
 
 def _figures(

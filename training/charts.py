@@ -155,6 +155,8 @@ def line_chart(
 def spot_chart(spots: Sequence[Spot], *, title: str, about: str, x_label: str, y_label: str) -> str:
     """Marked points with intervals over a scale of powers of ten; a legend names them."""
     figure, axes = _chart(height_in=3.0 + 0.16 * len(spots))
+    from matplotlib.ticker import LogLocator
+
     for spot in spots:
         axes.vlines(spot.x, spot.low, spot.high, color=spot.color, linewidth=1.5)
         axes.plot(
@@ -168,7 +170,7 @@ def spot_chart(spots: Sequence[Spot], *, title: str, about: str, x_label: str, y
         )
     axes.set_xscale("log")
     axes.margins(x=0.1)
-    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.set_xlabel(x_label)
