@@ -30,3 +30,13 @@ def resolve_device(device: str) -> torch.device:
 def n_gpus() -> int:
     """CUDA GPUs that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory, of whatever device, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text or "alloc_failed" in text
+    )

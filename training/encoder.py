@@ -1,4 +1,4 @@
-"""A loaded model version: texts in, normalised rows out. The one seam to sentence-transformers."""
+"""A loaded model version: texts in, normalised rows out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,14 +16,13 @@ import numpy as np
 import tokenizers
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
-from transformers.utils import logging as transformers_logging
 
 from training.batch_budget import BudgetCache, choose_budget
 from training.batches import cut_batches, flat_features, padded_features
 from training.cores import CorePool
-from training.device import resolve_device
-from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
+from training.device import is_out_of_memory, resolve_device
+from training.errors import EncodingFailed, ModelUnsupported
+from training.model_loading import backend_tokenizer, load_model
 from training.precision import DtypeName, choose_dtype
 from training.registry import ModelVersion
 from training.tokenizer import TextTokenizer, TokenizedTexts
@@ -68,7 +67,7 @@ class Encoder:
         self._cores = CorePool() if self._device.type == "cpu" else None
         self._model = load_model(version)
         self._is_static = version.pooling == "static"
-        tokenizer = _backend_tokenizer(self._model, version)
+        tokenizer = backend_tokenizer(self._model, version)
         wrapper = self._model.tokenizer
         self._queries, self._documents = (
             TextTokenizer(
@@ -373,67 +372,3 @@ def _ahead(begun: Iterator[Arriving | None], n: int) -> Iterator[Arriving | None
         if len(waiting) > n:
             yield waiting.popleft()
     yield from waiting
-
-
-def load_model(version: ModelVersion) -> SentenceTransformer:
-    """The version's modules on the CPU in fp32. Raises ModelDamaged, ModelUnsupported."""
-    if version.is_remote:
-        raise ModelUnsupported(
-            f"model {version} is loaded elsewhere ({version.base}): there are no weights here to "
-            "train or to compare; take a version that has some, as `reindexer models list` shows"
-        )
-    try:
-        with _quiet_transformers():
-            model = SentenceTransformer(
-                str(version.path),
-                device="cpu",
-                trust_remote_code=version.trust_remote_code,
-                local_files_only=True,
-                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-            )
-    except Exception as error:
-        raise ModelDamaged(
-            f"model {version} in {version.path} cannot be loaded: {type(error).__name__}: {error}. "
-            f"Its files are those that were registered; save {version.base} again with a current "
-            "sentence-transformers and register that"
-        ) from error
-    found = model.get_embedding_dimension()
-    if found is not None and found < version.dim:
-        raise ModelDamaged(
-            f"model {version} makes rows of {found} dimensions, its manifest says {version.dim}; "
-            f"register {version.base} again"
-        )
-    return model
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar for reading weights."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _backend_tokenizer(model: SentenceTransformer, version: ModelVersion) -> tokenizers.Tokenizer:
-    tokenizer = model.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not isinstance(backend, tokenizers.Tokenizer):
-        raise ModelUnsupported(
-            f"model {version} has a tokenizer of type {type(tokenizer).__name__}; expected one "
-            "that saves a tokenizer.json"
-        )
-    return backend
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it says that memory, of whatever device, did not suffice."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text or "alloc_failed" in text
-    )

@@ -25,13 +25,13 @@ from transformers import set_seed
 
 from training.cores import use_visible_cores
 from training.dev_set import DevSet
-from training.device import resolve_device
-from training.encoder import is_out_of_memory, load_model
+from training.device import is_out_of_memory, resolve_device
 from training.errors import RecipeInvalid, TrainingFailed, is_disk_full
 from training.extras import require
 from training.less_padding import ForwardByLength
 from training.losses import can_be_cached, make_loss
 from training.memory_plan import MemoryPlan
+from training.model_loading import load_model
 from training.model_version import ModelVersion
 from training.precision import DtypeName
 from training.processes import is_main_process, n_processes, wait_for_everyone

@@ -533,7 +533,8 @@ def test_the_commands_of_the_documentation_lead_to_answers_from_a_remote_model(
 
 
 def test_it_has_the_shape_of_an_encoder_that_is_loaded_here() -> None:
-    from training.encoder import Encoder, load_model
+    from training.encoder import Encoder
+    from training.model_loading import load_model
 
     public = {name for name in vars(Encoder) if not name.startswith("_")} - {"tokenizer"}
     assert public <= set(dir(RemoteEncoder))
