@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
     from reindexer.journal import Build
 
+KILLED_BY = "its process was ended by"  # begins the reason of a build that a signal ended
 EXIT_PAUSED = 10  # of the child process: stopped at a checkpoint because somebody asked
 
 
@@ -46,9 +47,10 @@ class BuildJob:
 
 
 def record_stop(data: DataDirectory, build: Build, wanted: str) -> None:
-    """The build has stopped because somebody asked for it; its checkpoint stays."""
+    """The build has stopped because somebody asked for it; its checkpoint stays. One that was
+    resumed while it came to its end stays queued."""
     if wanted == "cancel":
         data.journal.update_build(build.build_id, state="cancelled", wanted=None)
         data.catalog.move(build.generation, "failed", reason="cancelled")
-    else:
+    elif data.journal.build_of(build.generation).state != "queued":
         data.journal.update_build(build.build_id, state="paused", wanted=None)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from reindexer import logs
-from reindexer.build_job import EXIT_PAUSED, BuildJob, record_stop
+from reindexer.build_job import EXIT_PAUSED, KILLED_BY, BuildJob, record_stop
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused
 from reindexer.journal import Build, BuildState, Lease
@@ -166,7 +166,7 @@ def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
         )
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        reason = f"its process was ended by {name}"
+        reason = f"{KILLED_BY} {name}"
         data.journal.update_build(build.build_id, state="failed", reason=reason)
     else:
         reason = build.reason or f"its process ended with exit code {returncode}"

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from reindexer.build_job import KILLED_BY
 from reindexer.data_directory import DataDirectory
 from reindexer.job_process import JobProcess
-from reindexer.jobs import Job
+from reindexer.jobs import Job, JobQueue
 from search.errors import GenerationNotFound
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Outcome:
     reason: str = ""
     result: Mapping[str, Any] | None = None
     is_ahead: bool = False  # further than when it began
+    was_killed: bool = False  # its process, or the one that builds, by a signal
 
     def got_ahead(self) -> Outcome:
         return replace(self, is_ahead=True)
@@ -48,7 +50,7 @@ def outcome_of(data: DataDirectory, job: Job, child: JobProcess) -> Outcome:
         return Outcome(state="later", reason=child.last_line())
     if code in (EXIT_USAGE, EXIT_REFUSED):
         return Outcome(state="failed", reason=child.last_line(), result=answer)
-    return Outcome(state="retry", reason=_why(child))
+    return _retry(child)
 
 
 def build_outcome(data: DataDirectory, job: Job, child: JobProcess) -> Outcome:
@@ -64,7 +66,7 @@ def build_outcome(data: DataDirectory, job: Job, child: JobProcess) -> Outcome:
         try:
             build = data.journal.build_of(job.generation)
         except GenerationNotFound:
-            return Outcome(state="retry", reason=_why(child))
+            return _retry(child)
         state = data.catalog.get(job.generation).state
         if state == "live" or (state in ("ready", "standby") and job.kind == "build"):
             return Outcome(state="done")
@@ -72,17 +74,35 @@ def build_outcome(data: DataDirectory, job: Job, child: JobProcess) -> Outcome:
             stopped = build.state == "cancelled"
             reason = "a person cancelled it" if stopped else (build.reason or _why(child))
             return Outcome(state="cancelled" if stopped else "failed", reason=reason)
+        resumed_as = _newer_job(data, job) if build.state == "queued" else None
+        if resumed_as is not None:
+            reason = f"the build was paused, and resumed meanwhile as job {resumed_as.job_id}"
+            return Outcome(state="cancelled", reason=reason)
         if build.state == "paused":
             return Outcome(state="cancelled", reason="the build was paused; resume goes on")
         if build.state == "failed" and build.reason:
-            return Outcome(state="retry", reason=build.reason)
-    return Outcome(state="retry", reason=_why(child))
+            was_killed = build.reason.startswith(KILLED_BY)
+            return Outcome(state="retry", reason=build.reason, was_killed=was_killed)
+    return _retry(child)
+
+
+def _newer_job(data: DataDirectory, job: Job) -> Job | None:
+    """That is to go on with the same build."""
+    assert job.generation is not None
+    last = JobQueue(data.database).last_of(job.generation)
+    return last if last is not None and last.job_id > job.job_id else None
+
+
+def _retry(child: JobProcess) -> Outcome:
+    code = child.exit_code
+    was_killed = code is None or code < 0  # None: its worker was killed, and then itself
+    return Outcome(state="retry", reason=_why(child), was_killed=was_killed)
 
 
 def _why(child: JobProcess) -> str:
     code = child.exit_code
     if code is not None and code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
+        return f"{KILLED_BY} {signal.Signals(-code).name}"
     return child.last_line() or "its process is gone"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,10 @@ from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.headroom import check_headroom
 from reindexer.journal import BUILD_LEASE, Build
 from reindexer.recipes import find_model, generation_for, recipe_for, same_recipe
-from search.errors import WrongState
+from search.errors import GenerationNotFound, WrongState
 from search.generations import UNFINISHED, Generation
+
+REST_S = 10.0  # a build that was paused just now gets so long to come to rest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +145,8 @@ def resume(
         )
     if cut_over_after:
         check_trained_better(data, generation.recipe.model, None)  # before hours of encoding
-    with data.journal.lease(BUILD_LEASE) as lease:
+    rest_s = REST_S if _comes_to_rest(data, generation) else 0.0
+    with data.journal.lease(BUILD_LEASE, wait_s=rest_s) as lease:
         build = run_build(data, generation, lease, evaluation=evaluation, on_progress=on_progress)
     if cut_over_after:
         return _switch_after(data, generation, live_before, on_wait)
@@ -152,6 +156,14 @@ def resume(
         live_before=live_before,
         live_after=live_before,
     )
+
+
+def _comes_to_rest(data: DataDirectory, generation: Generation) -> bool:
+    """Whether somebody paused the build just now; its process may still be there."""
+    with contextlib.suppress(GenerationNotFound):
+        build = data.journal.build_of(generation.name)
+        return build.wanted is not None or build.state == "paused"
+    return False
 
 
 def _switch_after(

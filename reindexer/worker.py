@@ -222,15 +222,17 @@ class Worker:
         if attempts >= MAX_ATTEMPTS:
             self._give_up(job, f"given up after {attempts} attempts: {outcome.reason}")
             return
-        wait_s = min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (attempts - 1))
-        again = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + wait_s))
+        # One kill says nothing of the work; what is killed again and again may be its own doing.
+        back_off = attempts - 1 if outcome.was_killed else attempts
+        wait_s = _back_off_s(back_off)
+        at = time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + wait_s))
+        again = f"tried again at {at}" if wait_s else "goes on at once"
         self.queue.put_back(
             job,
             outcome.reason,
             wait_s=wait_s,
             attempts=attempts,
-            build_reason=f"{outcome.reason}; tried again at {again} "
-            f"(attempt {attempts + 1} of {MAX_ATTEMPTS})",
+            build_reason=f"{outcome.reason}; {again} (attempt {attempts + 1} of {MAX_ATTEMPTS})",
         )
 
     def _give_up(self, job: Job, reason: str) -> None:
@@ -323,6 +325,11 @@ class Worker:
             return last is None  # one that is queued or running is looked after
         # What ended after the build was last touched was given up on; what died later was not.
         return last.finished_at < quiet_since
+
+
+def _back_off_s(failures: int) -> float:
+    """Until a job is tried again that failed so often in a row."""
+    return min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (failures - 1)) if failures else 0.0
 
 
 def _arguments(generation: Generation) -> dict[str, Any]:

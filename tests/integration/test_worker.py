@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +17,15 @@ import sqlalchemy as sa
 
 from reindexer import job_process
 from reindexer import worker as worker_module
-from reindexer.build_requests import pause_build, queue_build
+from reindexer.build_job import record_stop
+from reindexer.build_requests import pause_build, queue_build, requeue_build
 from reindexer.compaction import compact
+from reindexer.errors import LeaseHeld
 from reindexer.job_kinds import command
 from reindexer.jobs import Job, JobQueue
 from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.settings import Settings
+from reindexer.upgrade import resume
 from reindexer.worker import Worker, living_workers
 from search import database as tables
 from search.processes import process_may_live, process_name
@@ -381,6 +385,8 @@ def test_a_build_says_why_it_waits_and_when_it_is_tried_again(
     worker = start()
     (pid,) = until(lambda: begun(verbs))
     os.kill(pid, signal.SIGKILL)
+    _, pid = until(lambda: begun(verbs) if len(begun(verbs)) == 2 else None)  # at once
+    os.kill(pid, signal.SIGKILL)
 
     until(lambda: worker.queue.recent()[0].not_before)
 
@@ -388,7 +394,49 @@ def test_a_build_says_why_it_waits_and_when_it_is_tried_again(
     assert build.state == "queued"
     assert build.reason is not None
     assert "its process was ended by SIGKILL; tried again at" in build.reason
-    assert "(attempt 2 of 5)" in build.reason
+    assert "(attempt 3 of 5)" in build.reason
+
+
+def test_a_build_that_is_resumed_while_it_comes_to_rest_goes_on_at_once(
+    directory: WordDirectory,
+    verbs: Path,
+    start: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_BACK_OFF_S", 600.0)
+    name = unfinished(directory, quiet_s=60)
+    worker = start()
+    until(lambda: begun(verbs))
+    build = directory.journal.build_of(name)
+    with directory.journal.lease(BUILD_LEASE):  # as the child would
+        directory.journal.start_run(build)
+        pause_build(directory, build, who="ann")
+        assert directory.journal.build_of(name).wanted == "pause"
+        requeue_build(directory, directory.journal.build_of(name), who="ann")
+        record_stop(directory, build, "pause")
+    end(verbs, 1, "Error: it is paused")
+
+    until(lambda: len(begun(verbs)) == 2)
+
+    second, first = worker.queue.recent()
+    assert first.state == "cancelled"
+    assert first.reason == f"the build was paused, and resumed meanwhile as job {second.job_id}"
+
+
+def test_resume_waits_for_a_paused_build_that_comes_to_rest(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = directory.journal.build_of(unfinished(directory, quiet_s=0))
+    monkeypatch.setattr("reindexer.upgrade.run_build", lambda *_args, **_more: build)
+    ending = directory.journal.lease(BUILD_LEASE)
+    with pytest.raises(LeaseHeld):  # nobody has asked it to stop
+        resume(directory, build.generation)
+    directory.journal.update_build(build.build_id, wanted="pause")
+    rest = threading.Timer(0.3, ending.release)
+    rest.start()
+
+    assert resume(directory, build.generation).build == build
+    rest.join()
 
 
 def test_a_real_build_is_killed_and_ends_live_and_is_compacted_without_encoding(
@@ -396,7 +444,7 @@ def test_a_real_build_is_killed_and_ends_live_and_is_compacted_without_encoding(
 ) -> None:
     from reindexer.data_directory import open_data_directory
 
-    model = make_tiny_model(tmp_path / "tiny", kind="mean", seed=1)
+    model = make_tiny_model(tmp_path / "tiny", kind="static")
     with open_data_directory(Settings(data_dir=tmp_path / "data")) as data:
         from search.documents import Document
 
