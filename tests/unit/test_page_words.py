@@ -1,10 +1,16 @@
-"""How the pages write figures, times and messages."""
+"""How the pages write figures, times and messages, and how large."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
 from search.pages.rendering import _sentence, _signed, _trigger
+
+ROOT = Path(__file__).parents[2]
+OPTICAL_REM = 0.18  # what is smaller corrects how something looks
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,16 @@ def test_a_message_of_an_error_stands_as_a_sentence(message: str, shown: str) ->
 )
 def test_a_trigger_is_read_in_its_largest_whole_unit(trigger: str, shown: str) -> None:
     assert _trigger(trigger) == shown
+
+
+@pytest.mark.parametrize("sheet", ["search/pages/static/style.css", "training/templates/style.css"])
+def test_sizes_of_type_and_space_are_those_of_the_scale(sheet: str) -> None:
+    css = (ROOT / sheet).read_text(encoding="utf-8")
+    others = [
+        found[0]
+        for found in re.finditer(r"(?:font-size|(?:margin|padding|gap)(?:-\w+)*): [^;}]+", css)
+        for size in re.findall(r"(?<![\w.])(\d*\.?\d+)rem", found[0])
+        if float(size) > OPTICAL_REM and "clamp(" not in found[0]
+    ]
+    assert others == []
+    assert set(re.findall(r"var\((--[ts]\w*?-?\w+)\)", css)) <= set(re.findall(r"(--[\w-]+):", css))
