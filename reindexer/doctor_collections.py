@@ -10,6 +10,7 @@ from reindexer.findings import Finding
 from reindexer.prune import plan_prune, prune
 from reindexer.running_service import RunningService
 from reindexer.sync import repair_alias
+from reindexer.terminal import count
 from reindexer.verify import verify_stored
 from search.dense import DenseCollection
 from search.errors import (
@@ -45,7 +46,7 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
     yield Finding(
         name="store",
         state="ok",
-        found=f"{data.settings.store_kind} {version}, {len(names)} collections",
+        found=f"{data.settings.store_kind} {version}, {count(len(names), 'collection')}",
     )
     yield from _alias(data)
     service = RunningService.find(data)
@@ -214,7 +215,7 @@ def _encoded_again(data: DataDirectory, generation: Generation) -> Finding:
 
 
 def _about(data: DataDirectory, generation: Generation) -> str:
-    return f"{generation.state}, {data.corpus.lag(generation.watermark):,} changes behind"
+    return f"{generation.state}, {count(data.corpus.lag(generation.watermark), 'change')} behind"
 
 
 def _rebuild(generation: Generation) -> str:

@@ -13,6 +13,7 @@ from reindexer.findings import Finding, Fix
 from reindexer.journal import SYNC_LEASE
 from reindexer.opening import sync_lexical
 from reindexer.settings import Settings
+from reindexer.terminal import count
 from search.disk_room import RESERVE_BYTES
 from search.errors import LexicalDamaged
 from search.lexical import LexicalIndex
@@ -91,8 +92,8 @@ def look_at_lexical(data: DataDirectory) -> Iterator[Finding]:
         yield Finding(
             name=f"lexical index {name}",
             state="ok",
-            found=f"{index.documents:,} documents, {data.corpus.lag(index.watermark):,} changes "
-            "behind on disk",
+            found=f"{count(index.documents, 'document')}, "
+            f"{count(data.corpus.lag(index.watermark), 'change')} behind on disk",
         )
         index.close()
 
