@@ -74,7 +74,14 @@ class ParquetSource(FileSource):
         with self._file.open() as file:
             try:
                 # Behind a URL, one request for the columns of a row group, not one for each.
-                parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=self._file.is_remote)
+                metadata = pyarrow.parquet.read_metadata(file)
+                file.seek(0)
+                parquet = pyarrow.parquet.ParquetFile(
+                    file,
+                    metadata=metadata,
+                    pre_buffer=self._file.is_remote,
+                    read_dictionary=_texts(metadata.schema.to_arrow_schema()),
+                )
             except (pa.ArrowException, OSError) as error:
                 raise SourceInvalid(f"{self._label} cannot be read as Parquet: {error}") from error
             with parquet:
@@ -103,9 +110,35 @@ def _batch_rows(metadata: Any) -> int:
     return int(max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes)))
 
 
+def _texts(schema: Any) -> list[str]:
+    """Columns of text. A value that a file repeats a million times takes a few bytes there, and has
+    to stay one value here."""
+    import pyarrow as pa
+
+    return [field.name for field in schema if pa.types.is_string(field.type)]
+
+
 def _records(batch: Any) -> Iterator[dict[str, object] | str]:
     """Each row as a record, or the reason why it cannot be one."""
     batch = _microseconds(batch)
+    size = max(1, min(batch.num_rows, _BATCH_BYTES // max(1, _longest_row(batch))))
+    for start in range(0, batch.num_rows, size):
+        yield from _some_records(batch.slice(start, size))
+
+
+def _longest_row(batch: Any) -> int:
+    """Bytes of text that one row can have."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return sum(
+        pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+        for column in batch.columns
+        if pa.types.is_dictionary(column.type) and len(column.dictionary)
+    )
+
+
+def _some_records(batch: Any) -> Iterator[dict[str, object] | str]:
     try:
         yield from batch.to_pylist()
         return

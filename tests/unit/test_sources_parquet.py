@@ -143,3 +143,28 @@ def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
         next(rows)
 
     assert source.share_read == 0.5
+
+
+def test_a_value_that_a_small_file_repeats_stays_one_value(tmp_path: Path) -> None:
+    """330 MB of text in 1 MB: neither a batch of it nor a text that is too long ends it."""
+    path, n_rows = tmp_path / "bomb.parquet", 60
+    texts = pa.array(["long " * 1_000_000, "too long " * 1_200_000])
+    rows = pa.table(
+        {
+            "id": [f"d{n}" for n in range(n_rows)],
+            "text": pa.DictionaryArray.from_arrays(pa.array([0, 1] * (n_rows // 2)), texts),
+        }
+    )
+    pyarrow.parquet.write_table(rows, path, store_schema=False)
+    assert path.stat().st_size < 2_000_000
+    before, most, kinds = pa.total_allocated_bytes(), 0, []
+
+    for row in open_source(path).rows(None):
+        most = max(most, pa.total_allocated_bytes() - before)
+        kinds.append(type(row))
+        if isinstance(row, Rejected):
+            assert "10,000,000" in row.reason
+            assert row.where == f"bomb.parquet:{len(kinds)}"
+
+    assert kinds == [Row, Rejected] * (n_rows // 2)
+    assert most < 100_000_000
