@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld
 from reindexer.journal import SYNC_LEASE
-from reindexer.running_service import QUERIES_PER_CALL, RunningService, legs_of_all
+from reindexer.running_service import (
+    LEGS_PER_CALL,
+    QUERIES_PER_CALL,
+    RunningService,
+    asked_in_parts,
+)
 from search.dense import FloatMatrix, Point
 from search.errors import (
     NoLiveGeneration,
@@ -129,14 +134,12 @@ class _Opened:
         depth: int,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
-        rankings: list[list[str]] = []
-        answer: dict[str, Any] = {}
-        for start in range(0, len(queries), QUERIES_PER_CALL):
-            batch = queries[start : start + QUERIES_PER_CALL]
-            answer = self._searcher.runs(batch, mode=mode, depth=depth)
-            rankings += answer["runs"]
-            on_progress(len(rankings))
-        return {**answer, "runs": rankings}
+        def ask(batch: list[str]) -> dict[str, Any]:
+            return self._searcher.runs(batch, mode=mode, depth=depth)
+
+        return asked_in_parts(
+            queries, ask, size=QUERIES_PER_CALL, lists=("runs",), on_progress=on_progress
+        )
 
     def legs(
         self,
@@ -148,7 +151,9 @@ class _Opened:
         def ask(batch: list[str]) -> dict[str, Any]:
             return self._searcher.legs(batch, depth=depth)
 
-        return legs_of_all(queries, ask, on_progress)
+        return asked_in_parts(
+            queries, ask, size=LEGS_PER_CALL, lists=("lexical", "dense"), on_progress=on_progress
+        )
 
 
 @contextlib.contextmanager

@@ -111,17 +111,12 @@ class RunningService:
         depth: int,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
-        rankings: list[list[str]] = []
-        answer: dict[str, Any] = {}
-        generation = self._generation
-        for start in range(0, len(queries), QUERIES_PER_CALL):
-            batch = list(queries[start : start + QUERIES_PER_CALL])
-            body = {"queries": batch, "mode": mode, "depth": depth, "generation": generation}
-            answer = self._ask("POST", "/runs", body, timeout_s=RUNS_S)
-            self._generation = generation = answer["generation"]  # the rest comes from there too
-            rankings += answer["runs"]
-            on_progress(len(rankings))
-        return {**answer, "runs": rankings}
+        def ask(batch: list[str]) -> dict[str, Any]:
+            return self._ask_pinned("/runs", {"queries": batch, "mode": mode, "depth": depth})
+
+        return asked_in_parts(
+            queries, ask, size=QUERIES_PER_CALL, lists=("runs",), on_progress=on_progress
+        )
 
     def legs(
         self,
@@ -131,12 +126,16 @@ class RunningService:
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> dict[str, Any]:
         def ask(batch: list[str]) -> dict[str, Any]:
-            body = {"queries": batch, "depth": depth, "generation": self._generation}
-            answer = self._ask("POST", "/legs", body, timeout_s=RUNS_S)
-            self._generation = answer["generation"]  # the rest comes from there too
-            return answer
+            return self._ask_pinned("/legs", {"queries": batch, "depth": depth})
 
-        return legs_of_all(queries, ask, on_progress)
+        return asked_in_parts(
+            queries, ask, size=LEGS_PER_CALL, lists=("lexical", "dense"), on_progress=on_progress
+        )
+
+    def _ask_pinned(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self._ask("POST", path, {**body, "generation": self._generation}, timeout_s=RUNS_S)
+        self._generation = answer["generation"]  # the rest comes from there too
+        return answer
 
     @contextlib.contextmanager
     def points(self, generation: str) -> Iterator[Iterator[bytes]]:
@@ -226,18 +225,23 @@ def filter_to_json(where: Filter) -> list[dict[str, Any]] | None:
     return result
 
 
-def legs_of_all(
+def asked_in_parts(
     queries: Sequence[str],
     ask: Callable[[list[str]], dict[str, Any]],
+    *,
+    size: int,
+    lists: Sequence[str],
     on_progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Asked in parts, answered as one."""
-    lexical: list[Any] = []
-    dense: list[Any] = []
+    """One answer to many queries, of which `ask` takes `size` at a time.
+
+    lists: what an answer has one of for each query. The rest of it is that of the last part.
+    """
     answer: dict[str, Any] = {}
-    for start in range(0, len(queries), LEGS_PER_CALL):
-        answer = ask(list(queries[start : start + LEGS_PER_CALL]))
-        lexical += answer["lexical"]
-        dense += answer["dense"]
-        on_progress(len(lexical))
-    return {**answer, "lexical": lexical, "dense": dense}
+    whole: dict[str, list[Any]] = {name: [] for name in lists}
+    for start in range(0, len(queries), size):
+        answer = ask(list(queries[start : start + size]))
+        for name, found in whole.items():
+            found += answer[name]
+        on_progress(min(start + size, len(queries)))
+    return {**answer, **whole}
