@@ -150,13 +150,11 @@ def restore(
     if is_list:
         _list(folder, as_json)
         return
-    with Progress("restore", quiet=invocation.quiet) as progress:
-        if check:
+    if check:
+        with Progress("restore", quiet=invocation.quiet) as progress:
             name, found = check_backup(
                 place, name, on_step=lambda step: progress.update(state=step)
             )
-    if check:
-        assert name is not None
         _show_checked(folder, name, found, as_json)
         return
     name = name or folder.newest()
