@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 FOLLOW_S = 0.05  # how often the catalog is asked which generation is live
 HEARTBEAT_S = 1.0
 RETRY_S = 2.0  # after a generation could not be opened
+ASKED_FOR = 1  # ready generations that are open at a time because somebody asked one of them
+ASKED_IDLE_S = 300.0  # then such a one is closed
+ASKED_WAIT_S = 30.0  # how long a query waits for one to be opened
 
 
 class LexicalHalf(Protocol):
@@ -105,6 +108,7 @@ class SearcherManager:
         self._retry_at: dict[str, float] = {}
         self._problems: dict[str, str] = {}
         self._recipes_seen: dict[str, str] = {}  # as stored, of what is open
+        self._asked: dict[str, float] = {}  # ready generations: when somebody last asked them
         self._request_token: int | None = None
         self._last_heartbeat = 0.0
         self._last_shown: tuple[str | None, str | None, str | None, int | None] | None = None
@@ -115,12 +119,14 @@ class SearcherManager:
     @contextlib.contextmanager
     def acquire(self, name: str | None = None) -> Iterator[Searcher]:
         """The searcher of the live generation, or of the one named, to be used to the end of one
-        query. Raises NoLiveGeneration, GenerationNotFound."""
+        query. One that is ready is opened for it. Raises NoLiveGeneration, GenerationNotFound."""
         if name is not None:
+            self._ask_for(name)
             with self.acquire_named(name) as named:
                 if named is None:
+                    why = f" ({self._problems[name]})" if name in self._problems else ""
                     raise GenerationNotFound(
-                        f"{name!r} is not open in this process; it has "
+                        f"{name!r} is not open in this process{why}; it has "
                         f"{', '.join(sorted(self._opened)) or 'nothing'} open"
                     )
                 yield named
@@ -153,6 +159,36 @@ class SearcherManager:
                 with self._lock:
                     self._users[name] -= 1
 
+    def ready(self) -> list[str]:
+        """Names of the generations that are opened when somebody asks them, newest first."""
+        return [item.name for item in reversed(self._catalog.all({"ready"}))]
+
+    def _ask_for(self, name: str) -> None:
+        """Have a ready generation opened, if it is one, and wait for that."""
+        now = time.monotonic()
+        with self._lock:
+            if name in self._opened:
+                if name in self._asked:
+                    self._asked[name] = now
+                return
+        if name not in self.ready():
+            return
+        with self._lock:
+            self._asked.pop(name, None)
+            while len(self._asked) >= ASKED_FOR:  # `follow` closes it
+                del self._asked[min(self._asked, key=lambda other: self._asked[other])]
+            self._asked[name] = now
+        self._problems.pop(name, None)
+        self._retry_at.pop(name, None)
+        while time.monotonic() < now + ASKED_WAIT_S:
+            with self._lock:
+                if name not in self._asked:  # another was asked, or it is not ready any more
+                    return
+                self._asked[name] = time.monotonic()  # it is waited for, and so not idle
+                if name in self._opened or name in self._problems:
+                    return
+            time.sleep(FOLLOW_S)
+
     @property
     def current(self) -> OpenGeneration | None:
         return self._current
@@ -178,10 +214,23 @@ class SearcherManager:
         self._follow_fusion(pointers)
         self._swap(pointers)
         wanted = [name for name in (pointers.live, target, pointers.standby) if name is not None]
+        wanted += self._still_asked()
         for name in wanted:
             self._start_opening(name)
         self._close_unwanted(wanted)
         self._heartbeat(pointers)
+
+    def _still_asked(self) -> list[str]:
+        """What was asked for lately and still is ready: a build, a cut-over or a prune that takes
+        it moves it to another state first, and then it is let go of."""
+        if not self._asked:
+            return []
+        ready = self.ready()
+        with self._lock:
+            for name, at in list(self._asked.items()):
+                if name not in ready or time.monotonic() - at > ASKED_IDLE_S:
+                    del self._asked[name]
+            return list(self._asked)
 
     def wait_until_open(self, name: str, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

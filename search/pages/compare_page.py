@@ -212,9 +212,12 @@ class ComparePage:
         return current.name if current is not None else None
 
     def _sides(self) -> list[Side]:
-        """Whatever this process has open, the live generation first, in every mode."""
-        opened = reversed(self._service.manager.opened())
-        return [Side(generation=item.name, mode=mode) for item in opened for mode in MODES]
+        """Whatever this process has open, the live generation first, and what is opened when it is
+        asked, in every mode."""
+        manager = self._service.manager
+        opened = [item.name for item in reversed(manager.opened())]
+        names = dict.fromkeys([*opened, *(manager.ready() if opened else [])])
+        return [Side(generation=name, mode=mode) for name in names for mode in MODES]
 
 
 def _chosen(
