@@ -1,6 +1,7 @@
 """The `reindexer` command: the verbs, and what becomes of an error.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 a gate refused, 4 somebody else holds the lease.
+Exit codes: 0 done, 1 failed, 2 usage, 3 a gate refused, 4 somebody else holds the lease,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from reindexer.cli_verb import Invocation, global_options
+from reindexer.cli_verb import Invocation, Terminated, global_options, sigterm_ends_in_order
 from reindexer.errors import (
     GateRefused,
     JobInvalid,
@@ -40,6 +41,7 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 3
 EXIT_LEASE = 4
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 # The first class that fits counts.
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
@@ -163,10 +165,11 @@ class ReindexerCommand(click.Group):
         extra.setdefault("obj", invocation)
         configure_logging(0, quiet=False)
         try:
-            code = super().main(
-                args, prog_name or "reindexer", complete_var, standalone_mode=False, **extra
-            )
-            sys.stdout.flush()
+            with sigterm_ends_in_order():
+                code = super().main(
+                    args, prog_name or "reindexer", complete_var, standalone_mode=False, **extra
+                )
+                sys.stdout.flush()
         except BrokenPipeError:
             _stop_writing()
             code = EXIT_FAILED
@@ -178,6 +181,9 @@ class ReindexerCommand(click.Group):
 def _report(error: BaseException, invocation: Invocation) -> int:
     """One line on stderr; the exit code. With -v the traceback as well."""
     match error:
+        case Terminated():
+            _say_error("ended by SIGTERM; what was acknowledged is kept, the same command goes on")
+            return EXIT_TERMINATED
         case SystemExit():
             return error.code if isinstance(error.code, int) else EXIT_FAILED
         case KeyboardInterrupt() | click.Abort():

@@ -14,6 +14,7 @@ import click
 from reindexer.cli_plan import read_evaluation
 from reindexer.cli_verb import (
     Invocation,
+    Terminated,
     Verb,
     fanout_options,
     json_option,
@@ -244,11 +245,11 @@ def _show_gate(report: Any) -> None:
 def ctrl_c_pauses() -> Iterator[None]:
     """Ctrl-C, or SIGTERM, asks the build to stop, and says so."""
 
-    def interrupt(_number: int, _frame: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         note("\nPausing; Ctrl-C again stops at once.")
-        raise KeyboardInterrupt
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     try:
         before = {
@@ -259,7 +260,7 @@ def ctrl_c_pauses() -> Iterator[None]:
         return
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         note("The build is kept. Next: reindexer status, then reindexer resume")
         raise
     finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,29 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class NothingHere(ReindexerError):
     """The data directory that was named does not exist."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM: whatever Ctrl-C undoes or gives back is, leases first of all."""
+
+
+@contextlib.contextmanager
+def sigterm_ends_in_order() -> Iterator[None]:
+    """SIGTERM raises Terminated, once; a second one ends the process where it is. A verb that
+    drains has a handler of its own."""
+
+    def end(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # no signal comes here
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(kw_only=True)

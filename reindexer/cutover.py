@@ -158,10 +158,10 @@ def _switch(
     began = time.monotonic()
     if generation.state == "failed":
         data.catalog.overrule(target, reason=override or "", who=who)
-    data.catalog.request_cut_over(
-        target, expected, token=lease.token, seconds=timeout_s + FOLLOW_TIMEOUT_S
-    )
     try:
+        data.catalog.request_cut_over(
+            target, expected, token=lease.token, seconds=timeout_s + FOLLOW_TIMEOUT_S
+        )
         _wait_until_prepared(data, target, lease.token, began + timeout_s, on_wait)
         prepared = time.monotonic()
         reached("cutover.prepared")

@@ -33,6 +33,7 @@ stderr.
 | 3 | a gate refused |
 | 4 | another process holds the lease, or has the embedded collection open |
 | 130 | Ctrl-C |
+| 143 | SIGTERM: leases are given back; `serve` and `worker` drain and exit with 0 |
 
 These options may stand before or after the verb:
 
