@@ -96,6 +96,6 @@ def _type(schema: Mapping[str, Any]) -> tuple[str, str | None]:
             named = next((name for _, name in found if name), None)
             return " | ".join(text for text, _ in found), named
     if schema.get("type") == "array":
-        text, name = _type(schema.get("items", {}))
-        return f"list of {text}", name
+        text, linked = _type(schema.get("items", {}))
+        return f"list of {text}", linked
     return str(schema.get("type", "any")), None
