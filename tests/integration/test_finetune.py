@@ -35,6 +35,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> JudgedWorld:
     return make_judged_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> JudgedWorld:
+    """A few steps an epoch: for what does not depend on what is learned."""
+    return make_judged_world(tmp_path_factory.mktemp("little"), documents=100, tested=20)
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> ModelRegistry:
     return ModelRegistry(tmp_path / "models")
@@ -90,11 +96,11 @@ def train(
 
 @pytest.mark.parametrize("kind", ["mean", "cls", "last", "static"])
 def test_every_kind_of_model_trains_and_keeps_what_it_was(
-    registry: ModelRegistry, world: JudgedWorld, kind: Kind
+    registry: ModelRegistry, little: JudgedWorld, kind: Kind
 ) -> None:
     base = a_base(registry, kind, query_prompt="query: ", document_prompt="text: ")
 
-    outcome = train(registry, world, base)
+    outcome = train(registry, little, base)
 
     tuned = outcome.version
     assert str(tuned) == "tuned@1"
@@ -108,12 +114,12 @@ def test_every_kind_of_model_trains_and_keeps_what_it_was(
     ))  # fmt: skip
 
 
-def test_prompts_take_part_in_training(registry: ModelRegistry, world: JudgedWorld) -> None:
+def test_prompts_take_part_in_training(registry: ModelRegistry, little: JudgedWorld) -> None:
     folder = make_tiny_model(registry.root.parent / "base")
     weights = set()
     for at, prompts in enumerate(({}, {"query_prompt": "search "}, {"document_prompt": "text "})):
         base = registry.register(folder, name=f"base-{at}", **prompts)
-        tuned = train(registry, world, base, name=f"tuned-{at}").version
+        tuned = train(registry, little, base, name=f"tuned-{at}").version
         weights.add(tuned.files["model.safetensors"].sha256)
 
     assert len(weights) == 3
@@ -187,11 +193,11 @@ def test_shorter_vectors_are_trained_and_measured_too(
 
 
 def test_an_adapter_is_merged_before_it_is_registered(
-    registry: ModelRegistry, world: JudgedWorld
+    registry: ModelRegistry, little: JudgedWorld
 ) -> None:
     base = a_base(registry)
 
-    tuned = train(registry, world, base, dataclasses.replace(QUICK, lora=True)).version
+    tuned = train(registry, little, base, dataclasses.replace(QUICK, lora=True)).version
 
     before, after = (load_file(version.path / "model.safetensors") for version in (base, tuned))
     assert after.keys() == before.keys(), "the layers of the base, and no others"
@@ -213,11 +219,11 @@ def test_an_adapter_is_merged_before_it_is_registered(
     ids=lambda recipe: recipe.loss,
 )  # fmt: skip
 def test_other_losses_train(
-    registry: ModelRegistry, world: JudgedWorld, recipe: TrainingRecipe
+    registry: ModelRegistry, little: JudgedWorld, recipe: TrainingRecipe
 ) -> None:
     base = a_base(registry)
 
-    outcome = train(registry, world, base, recipe, guide=base if recipe.guide else None)
+    outcome = train(registry, little, base, recipe, guide=base if recipe.guide else None)
 
     assert outcome.steps > 0
     assert outcome.version.lineage["settings"]["loss"] == recipe.loss
@@ -319,24 +325,24 @@ def test_the_report_lies_beside_the_weights_and_does_not_change_what_they_are(
 
 
 def test_the_base_is_measured_once_for_all_its_trainings_while_the_judgments_stay(
-    registry: ModelRegistry, world: JudgedWorld, tmp_path: Path
+    registry: ModelRegistry, little: JudgedWorld, tmp_path: Path
 ) -> None:
     base = a_base(registry, "static")
     judged = tmp_path / "judged"
-    shutil.copytree(world.judged, judged)
+    shutil.copytree(little.judged, judged)
     stages: list[str] = []
 
     def measured(seed: int) -> tuple[float, bool]:
         stages.clear()
         outcome = train(
-            registry, world, base, dataclasses.replace(QUICK, seed=seed), evaluation=judged,
+            registry, little, base, dataclasses.replace(QUICK, seed=seed), evaluation=judged,
             cache_dir=tmp_path / "cache", on_progress=lambda stage, *_: stages.append(stage),
         )  # fmt: skip
         return outcome.metrics["base"]["ndcg@10"], "evaluate the base" in stages
 
     first, again = measured(1), measured(2)
     qrels = judged / "qrels" / "test.tsv"
-    qrels.write_text("\n".join(qrels.read_text().splitlines()[:-20]) + "\n")
+    qrels.write_text("\n".join(qrels.read_text().splitlines()[:-5]) + "\n")
     with_fewer_judgments = measured(3)
 
     assert first[1]
@@ -344,11 +350,11 @@ def test_the_base_is_measured_once_for_all_its_trainings_while_the_judgments_sta
     assert with_fewer_judgments[1]
 
 
-def test_a_seed_gives_the_same_version(registry: ModelRegistry, world: JudgedWorld) -> None:
+def test_a_seed_gives_the_same_version(registry: ModelRegistry, little: JudgedWorld) -> None:
     base = a_base(registry)
 
     first, again, other = (
-        train(registry, world, base, dataclasses.replace(QUICK, seed=seed), name=name)
+        train(registry, little, base, dataclasses.replace(QUICK, seed=seed), name=name)
         for name, seed in (("one", 1), ("two", 1), ("three", 2))
     )
 
@@ -357,21 +363,21 @@ def test_a_seed_gives_the_same_version(registry: ModelRegistry, world: JudgedWor
 
 
 def test_a_training_that_broke_off_goes_on_and_comes_to_the_same_version(
-    registry: ModelRegistry, world: JudgedWorld
+    registry: ModelRegistry, little: JudgedWorld
 ) -> None:
     base = a_base(registry)
     recipe = dataclasses.replace(QUICK, epochs=3)
-    whole = train(registry, world, base, recipe, name="tuned")
+    whole = train(registry, little, base, recipe, name="tuned")
     seen: list[int | None] = []
 
     def break_off(stage: str, done: int | None, _total: int | None, _text: str) -> None:
-        if stage == "train" and done == 20:
+        if stage == "train" and done == 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(registry, world, base, recipe, on_progress=break_off)
+        train(registry, little, base, recipe, on_progress=break_off)
     resumed = train(
-        registry, world, base, recipe,
+        registry, little, base, recipe,
         on_progress=lambda stage, done, _total, _text: (
             seen.append(done) if stage == "train" else None
         ),
@@ -429,13 +435,13 @@ class LittleMemory:
 
 
 def test_out_of_memory_goes_on_with_smaller_pieces_and_says_so(
-    registry: ModelRegistry, world: JudgedWorld, monkeypatch: pytest.MonkeyPatch
+    registry: ModelRegistry, little: JudgedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = a_base(registry)
     LittleMemory(monkeypatch, texts=4)
     notes: list[str] = []
 
-    outcome = train(registry, world, base, on_note=notes.append)
+    outcome = train(registry, little, base, on_note=notes.append)
 
     said = [note for note in notes if "out of memory" in note]
     assert said == [
@@ -462,13 +468,13 @@ def test_a_loss_without_a_cached_form_takes_smaller_batches(
 
 
 def test_what_does_not_fit_at_all_says_what_to_do(
-    registry: ModelRegistry, world: JudgedWorld, monkeypatch: pytest.MonkeyPatch
+    registry: ModelRegistry, little: JudgedWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = a_base(registry)
     LittleMemory(monkeypatch, texts=0)
 
     with pytest.raises(TrainingFailed, match=r"--max-tokens 128.*--lora"):
-        train(registry, world, base)
+        train(registry, little, base)
 
 
 def test_wrong_columns_show_the_rename_to_make(
