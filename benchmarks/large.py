@@ -1,0 +1,212 @@
+"""A large corpus in the embedded store: how fast it is built, what it takes, how soon it answers.
+
+    python benchmarks/large.py [--documents 1000000] [--dim 128] [--keep DIR]
+
+A model of token vectors encodes the made-up text, so what is measured is everything around a model.
+The build is the child process that `reindexer upgrade` starts. Its speed is that of the replay
+alone; what the HNSW graph and the verification take is told beside it. A restart is `reindexer
+serve` from the start of Python to its first answer over HTTP.
+
+--keep builds into a folder, or uses what an earlier run has built there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
+
+import httpx
+
+from benchmarks.corpus import documents, fill, queries
+from benchmarks.report import Report, percentile, seconds
+from reindexer.data_directory import open_data_directory
+from reindexer.journal import Build
+from reindexer.live import opened_here
+from reindexer.service_address import ServiceAddress
+from reindexer.settings import Settings
+from reindexer.upgrade import upgrade
+from search.searcher import SearchRequest
+from tests.tiny_models import make_tiny_model
+
+N_QUERIES = 500
+RESTARTS = 3
+START_S = 120.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--keep", type=Path, help="folder for what is built")
+    arguments = parser.parse_args()
+    report = Report(f"large: {arguments.documents:,} documents, {arguments.dim} dimensions")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        settings = Settings(data_dir=folder / "data")
+        _build(report, folder, settings, arguments.documents, arguments.dim)
+        _search(report, settings)
+        _restart(report, settings)
+        _nothing_to_do(report, settings)
+    return report.exit_code()
+
+
+def _build(report: Report, folder: Path, settings: Settings, n_documents: int, dim: int) -> None:
+    model = folder / "model"
+    if not model.exists():
+        make_tiny_model(model, kind="static", dim=dim)
+    with open_data_directory(settings) as data:
+        if data.corpus.head() < n_documents:
+            ingest_s = seconds(lambda: fill(data.corpus, documents(n_documents)))
+            rate = n_documents / ingest_s
+            report.figure("ingest, making the text included", rate, "documents/s", digits=0)
+        if data.catalog.live() is not None:
+            return
+        watch = _Watch()
+        upgrade(data, str(model), on_progress=watch.look)
+    report.figure("build, replay alone", watch.rate, "passages/s", at_least=5_000, digits=0,
+                  note=watch.shares)  # fmt: skip
+    report.figure("graph, verification, lexical index, cut-over", watch.rest_s, "s", digits=0)
+    report.figure("resident memory of the building process", watch.resident_gb, "GB", at_most=2.5)
+    report.figure("  the same with the graph", watch.resident_all_gb, "GB")
+
+
+class _Watch:
+    """A build from the outside: its row in the journal, and the memory of its process."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._replayed_at: float | None = None
+        self._build: Build | None = None
+        self._resident_kib = self._all_kib = 0
+
+    def look(self, build: Build) -> None:
+        self._build = build
+        highest = max((_resident_kib(pid) for pid in _children()), default=0)
+        self._all_kib = max(self._all_kib, highest)
+        if build.docs_done < build.docs_total:
+            self._resident_kib = self._all_kib
+        elif self._replayed_at is None:
+            self._replayed_at = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Passages a second, by the build's own clock of its stages."""
+        assert self._build is not None
+        return self._build.encoded / self._build.busy_s
+
+    @property
+    def shares(self) -> str:
+        assert self._build is not None
+        stages = self._build.stages
+        total = sum(stages.values())
+        return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in stages.items())
+
+    @property
+    def rest_s(self) -> float:
+        return time.monotonic() - (self._replayed_at or self._began)
+
+    @property
+    def resident_gb(self) -> float:
+        return self._resident_kib / 1024**2
+
+    @property
+    def resident_all_gb(self) -> float:
+        return self._all_kib / 1024**2
+
+
+def _children() -> list[str]:
+    children: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        children += (task / "children").read_text().split()
+    return children
+
+
+def _resident_kib(pid: str) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    found = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(found[0].split()[1]) if found else 0
+
+
+def _search(report: Report, settings: Settings) -> None:
+    texts = queries(N_QUERIES)
+    with open_data_directory(settings) as data:
+        live = data.catalog.live()
+        assert live is not None
+        with opened_here(data, live.name) as opened:
+            for text in texts[:100]:
+                opened.searcher.search(SearchRequest(query=text))
+            answers = [opened.searcher.search(SearchRequest(query=text)) for text in texts]
+            taken_ms = [answer.took_ms.total for answer in answers]
+            parts = ", ".join(
+                f"{part} {statistics.median(getattr(a.took_ms, part) for a in answers):.2f}"
+                for part in ("encode", "lexical", "dense", "fuse", "hydrate")
+            )
+            note = f"p99 {percentile(taken_ms, 0.99):.1f} ms; {parts}"
+            report.figure("hybrid, p50", statistics.median(taken_ms), "ms", at_most=5, note=note)
+            resident = _resident_kib(str(os.getpid())) / 1024**2
+            report.figure("resident memory of a searching process", resident, "GB")
+
+
+def _restart(report: Report, settings: Settings) -> None:
+    taken_s = [_first_answer_s(settings) for _ in range(RESTARTS)]
+    note = ", ".join(f"{taken:.1f}" for taken in taken_s)
+    report.figure("restart to first answer", statistics.median(taken_s), "s", at_most=3, note=note)
+
+
+def _first_answer_s(settings: Settings) -> float:
+    command = [sys.executable, "-m", "reindexer", "--data-dir", str(settings.data_dir)]
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*command, "--quiet", "serve", "--port", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while time.monotonic() < began + START_S:
+            address = ServiceAddress.read(settings.data_dir)
+            try:
+                if address is not None:
+                    answer = httpx.post(f"{address.url}/search", json={"query": "first"})
+                    if answer.status_code == httpx.codes.OK:
+                        return time.monotonic() - began
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.01)
+        raise SystemExit("the service did not start")
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _nothing_to_do(report: Report, settings: Settings) -> None:
+    command = [sys.executable, "-m", "reindexer", "--data-dir", str(settings.data_dir)]
+    taken_s: list[float] = []
+    encoded: Sequence[object] = ()
+    for _ in range(RESTARTS):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "--quiet", "sync", "--json"], check=True, capture_output=True, text=True
+        )
+        taken_s.append(time.monotonic() - began)
+        encoded = [*encoded, json.loads(done.stdout)["encoded"]]
+    report.figure(
+        "`reindexer sync`, nothing to do", statistics.median(taken_s), "s", at_most=1,
+        note=f"encoded {encoded}",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
