@@ -29,7 +29,10 @@ def actor_pool(
     fanout = settings.fanout
     if fanout == "none":
         return None
-    gpus = _n_gpus(settings.device) if fanout != "ray" else 0
+    version = _version(data, generation)
+    gpus = 0
+    if fanout != "ray" and (version is None or not version.is_static):  # a table needs no GPU
+        gpus = _n_gpus(settings.device)
     if fanout == "auto":
         n_processes = settings.processes or gpus
         fanout = "processes" if n_processes > 1 else "none"
@@ -48,7 +51,7 @@ def actor_pool(
 
         return RayPool(
             order,
-            _version(data, generation),
+            version,
             address=settings.ray_address,
             actors=settings.ray_actors,
             cpus=settings.ray_cpus_per_actor,

@@ -50,9 +50,9 @@ def read_status(settings: Settings, *, n_builds: int = RECENT_BUILDS) -> dict[st
                 settings, lambda sql: [dict(row) for row in connection.execute(sql)], n_builds
             )
         except sqlite3.Error as error:
-            if not _is_made(connection):
-                return _empty(settings)
             if str(error).startswith("no such"):
+                if not _is_made(connection):
+                    return _empty(settings)
                 from search.database import other_schema  # brings SQLAlchemy in
 
                 raise DatabaseUnavailable(other_schema(str(path), str(error))) from error

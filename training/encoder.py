@@ -66,7 +66,7 @@ class Encoder:
         self._device = resolve_device(device)
         self._cores = CorePool() if self._device.type == "cpu" else None
         self._model = load_model(version)
-        self._is_static = version.pooling == "static"
+        self._is_static = version.is_static
         tokenizer = backend_tokenizer(self._model, version)
         wrapper = self._model.tokenizer
         self._queries, self._documents = (

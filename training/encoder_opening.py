@@ -21,15 +21,22 @@ def open_encoder(
     cache_dir: Path | None = None,
     remote: RemoteAccess | None = None,
 ) -> Encoder:
-    """Loaded here, or asked elsewhere as `remote` says. Torch is imported for the first alone.
+    """Loaded here, or asked elsewhere as `remote` says. Torch is imported where there is something
+    to compute with it: not for a table of token vectors, unless another device or number format is
+    asked for.
 
-    Raises what the constructors of Encoder and RemoteEncoder raise.
+    Raises what the constructors of Encoder, StaticEncoder and RemoteEncoder raise.
     """
     if version.is_remote:
         from training.remote_encoder import RemoteEncoder
 
         encoder = RemoteEncoder(version, access=remote, max_batch_tokens=max_batch_tokens)
         return cast("Encoder", encoder)  # of the same shape, which a test compares
+    if device in ("auto", "cpu") and dtype in ("auto", "fp32"):
+        from training.static_encoder import StaticEncoder, is_table
+
+        if is_table(version):
+            return cast("Encoder", StaticEncoder(version, max_batch_tokens=max_batch_tokens))
     from training.encoder import Encoder
 
     return Encoder(

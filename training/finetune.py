@@ -103,7 +103,7 @@ def fine_tune(
             schedule=schedule(
                 recipe,
                 len(columns["anchor"]),
-                is_static=base.pooling == "static",
+                is_static=base.is_static,
                 n_negatives=sum(name.startswith("negative") for name in columns),
                 processes=n_processes(),
             ),

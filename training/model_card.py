@@ -138,7 +138,7 @@ def _how_to_load(version: ModelVersion) -> str:
         'PATH = "."  # this folder, or the repository it was pushed to',
         f"model = SentenceTransformer({', '.join(options)})",
     ]
-    if version.pooling != "static":
+    if not version.is_static:
         lines.append(f"model.max_seq_length = {version.max_tokens}")
     lines += [
         "queries = model.encode(",

@@ -86,7 +86,7 @@ def tune(
     done = work / "tuned.json"
     if done.exists():
         return _read(work)
-    is_static = base.pooling == "static"
+    is_static = base.is_static
     cached = can_be_cached(recipe.loss, is_static=is_static)
     plan_file, checkpoints = work / "memory.json", work / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -157,13 +157,13 @@ def _train_once(
     full_dim = model.get_embedding_dimension() or base.dim
     dims = recipe.dims(full_dim, base.truncate_dim)
     longest = min(base.max_tokens, recipe.max_tokens or base.max_tokens)
-    if base.pooling != "static":
+    if not base.is_static:
         model.max_seq_length = longest
     adapter = _add_adapter(model) if recipe.lora else None
     if plan.gradient_checkpointing:
         _checkpoint_gradients(model)
     model.to(place)
-    if place.type == "cpu" and base.pooling != "static" and n_processes() == 1:
+    if place.type == "cpu" and not base.is_static and n_processes() == 1:
         model.forward = ForwardByLength(model.forward)  # type: ignore[assignment, method-assign]
     loss = make_loss(
         recipe.loss,
@@ -187,7 +187,7 @@ def _train_once(
             model,
             base.fingerprint,
             device=place,
-            wanted=recipe.dtype if base.pooling != "static" or recipe.dtype != "auto" else "fp32",
+            wanted=recipe.dtype if not base.is_static or recipe.dtype != "auto" else "fp32",
             cache_dir=cache_dir,
         )
     trained = run_trainer(
@@ -208,7 +208,7 @@ def _train_once(
     if is_main_process():
         if adapter is not None:
             adapter.merge_and_unload()
-        if base.pooling != "static":
+        if not base.is_static:
             model.max_seq_length = base.max_tokens
         shutil.rmtree(folder, ignore_errors=True)
         model.to("cpu").save_pretrained(str(folder), create_model_card=False)

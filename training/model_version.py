@@ -17,6 +17,7 @@ from training.model_files import matters_for_vectors
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 REMOTE = "remote"  # pooling of a model that is loaded elsewhere
+STATIC = "static"  # pooling of a table of token vectors
 
 _TYPES: Mapping[str, type | UnionType] = {  # of the fields that are not text
     "number": int,
@@ -72,6 +73,11 @@ class ModelVersion:
     def is_remote(self) -> bool:
         """No weights here: `training.remote_encoder` asks where they are."""
         return self.pooling == REMOTE
+
+    @property
+    def is_static(self) -> bool:
+        """A table of token vectors; a text's row is their mean."""
+        return self.pooling == STATIC
 
     @property
     def size_bytes(self) -> int:
