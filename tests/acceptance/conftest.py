@@ -29,8 +29,8 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two models of the same dimension and of different vector spaces."""
     folder = tmp_path_factory.mktemp("models")
     return (
-        make_tiny_model(folder / "alpha", kind="mean", seed=1, dim=DIM),
-        make_tiny_model(folder / "beta", kind="mean", seed=2, dim=DIM),
+        make_tiny_model(folder / "alpha", kind="static", seed=1, dim=DIM),
+        make_tiny_model(folder / "beta", kind="static", seed=2, dim=DIM),
     )
 
 

@@ -40,16 +40,17 @@ def _ingest(data_dir: Path, source: Path) -> None:
 
 def _build(data_dir: Path, generation: str, token: int) -> None:
     from reindexer.build import run_job
-    from training.encoder import Encoder, TokenizedTexts
+    from training.static_encoder import StaticEncoder
+    from training.tokenizer import TokenizedTexts
 
-    encode = Encoder.encode_tokenized
+    encode = StaticEncoder.encode_tokenized
 
-    def counted(encoder: Encoder, tokenized: TokenizedTexts, **options: Any) -> Any:
+    def counted(encoder: StaticEncoder, tokenized: TokenizedTexts, **options: Any) -> Any:
         with _encoded_log(data_dir, generation).open("a") as log:
             log.write(f"{len(tokenized)}\n")
         return encode(encoder, tokenized, **options)
 
-    Encoder.encode_tokenized = counted  # type: ignore[method-assign]
+    StaticEncoder.encode_tokenized = counted  # type: ignore[method-assign]
     settings = {"data_dir": str(data_dir), "window": WINDOW}
     run_job(BuildJob(generation=generation, token=token, settings=settings))
 
