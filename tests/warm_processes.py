@@ -29,7 +29,7 @@ _IMPORTED = [
     "search.dense_edge",
     "search.dense_qdrant",
     "search.lexical",
-    "training.encoder",
+    "training.static_encoder",
 ]
 _context = multiprocessing.get_context("forkserver")
 _started: list[int] = []

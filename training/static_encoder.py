@@ -144,13 +144,10 @@ class StaticEncoder:
             start = end
 
     def _means(self, tokenized: TokenizedTexts, texts: NDArray[np.int64]) -> FloatMatrix:
-        """(len(texts), dim). Texts between them are empty, so their tokens are neighbours."""
-        starts, last = tokenized.offsets[texts], tokenized.offsets[texts[-1] + 1]
-        vectors = self._table[tokenized.ids[starts[0] : last]]
-        if len(texts) == 1:
-            sums = vectors.sum(axis=0, keepdims=True)
-        else:
-            sums = np.add.reduceat(vectors, starts - starts[0], axis=0)
+        """(len(texts), dim)."""
+        sums = np.empty((len(texts), self._table.shape[1]), dtype=np.float32)
+        for row, text in zip(sums, texts.tolist(), strict=True):  # `add.reduceat` takes 20 times it
+            np.add.reduce(self._table.take(tokenized.row(text), axis=0), axis=0, out=row)
         means = (sums / tokenized.lengths[texts, None].astype(np.float32))[:, : self.dim]
         lengths = np.sqrt(np.einsum("nd,nd->n", means, means))
         if not np.isfinite(lengths).all():
