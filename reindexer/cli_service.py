@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reindexer.journal import Build
 
 DEMO_DATA_DIR = Path("reindexer-demo")
+DEMO_P99_TARGET_MS = 2_000.0
 
 # -- demo -----------------------------------------------------------------------------------------
 
@@ -51,10 +52,13 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
     """
     from reindexer.demo import DEFAULT_DOCUMENTS, run_demo
 
-    is_own_folder = invocation.settings.origins.get("data_dir") is None
+    origins = invocation.settings.origins
+    is_own_folder = "data_dir" not in origins
     if is_own_folder:
         invocation.flags["data_dir"] = DEMO_DATA_DIR
-        del invocation.settings  # read again, with this folder
+    if "p99_target_ms" not in origins:  # its one searcher waits for the build, not for a person
+        invocation.flags["p99_target_ms"] = DEMO_P99_TARGET_MS
+    del invocation.settings  # read again, with these
     with invocation.open() as data, Progress("demo", quiet=invocation.quiet) as progress:
         if not is_own_folder and data.corpus.head():
             raise click.UsageError(
