@@ -40,6 +40,7 @@ TRAINING_TOKENS = 96  # of one text while training; two cores are slow
 SERVICE_START_S = 180.0
 ASK_EVERY_S = 0.05
 PAGE = 1_000  # documents read at a time
+OVERRIDE = "a demonstration"  # of a switch to a model that few documents could not prove better
 QUERIES = (
     "read a file line by line",
     "parse a date from text",
@@ -130,6 +131,9 @@ def run_demo(
         f"({gain['mean']:+.3f}, 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}); "
         f"{trained.pairs:,} pairs, {trained.seconds:.0f} s"
     )
+    override = None if trained.gate.passed else OVERRIDE
+    if override is not None:
+        say("   too little to be sure of: an upgrade would be refused; --override lets it be shown")
 
     with _service(data) as address, httpx.Client(base_url=address.url, timeout=30) as client:
         say(f"4. Serve at {address.url} and search")
@@ -137,8 +141,11 @@ def run_demo(
         say(f"5. Upgrade to {second_model} while a searcher keeps asking")
         asker = Asker(client)
         with _asking(asker):
-            second = upgrade(data, str(second_model), cut_over_after=False, on_progress=on_progress)
-            forward = cut_over(data, second.generation.name)
+            second = upgrade(
+                data, str(second_model), cut_over_after=False, override=override,
+                on_progress=on_progress,
+            )  # fmt: skip
+            forward = cut_over(data, second.generation.name, override=override)
             _ask_for(asker, 1.0)
             say(
                 f"   {forward.live_before} → {forward.live_after}; prepared in "
