@@ -26,7 +26,7 @@ from training.remote_ref import RemoteAccess
 if TYPE_CHECKING:
     from search.lexical import LexicalIndex
     from search.lexical_publishing import PublishedIndex
-    from training.encoder import Encoder
+    from training.version_encoder import VersionEncoder
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,11 @@ class DataDirectory:
 
         return EdgeStore(self.path / "collections")
 
-    def encoder(self, generation: Generation) -> Encoder:
+    def encoder(self, generation: Generation) -> VersionEncoder:
         """The generation's own model version, loaded and checked against the recipe."""
         return self.load_encoder(generation.recipe.model)
 
-    def load_encoder(self, model: str) -> Encoder:
+    def load_encoder(self, model: str) -> VersionEncoder:
         """Raises SpaceMismatch when a remote model is not the one that was registered."""
         from training.encoder_opening import open_encoder
 

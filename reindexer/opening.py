@@ -18,7 +18,7 @@ from search.searcher import Searcher
 from search.serving import LexicalHalf, OpenGeneration
 
 if TYPE_CHECKING:
-    from training.encoder import Encoder
+    from training.version_encoder import VersionEncoder
 
 LEXICAL_PAGE = 2_000  # changes applied at a time
 
@@ -47,7 +47,7 @@ class Opener:
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
         self._analyzers: dict[str, AnalyzerRecipe] = {}
-        self._encoders: dict[str, Encoder] = {}
+        self._encoders: dict[str, VersionEncoder] = {}
         self.lexical_changes = 0  # applied while opening
 
     def open(self, name: str) -> OpenGeneration:
@@ -86,7 +86,7 @@ class Opener:
             searcher=searcher,
         )
 
-    def encoder(self, generation: Generation) -> Encoder:
+    def encoder(self, generation: Generation) -> VersionEncoder:
         fingerprint = generation.recipe.fingerprint
         with self._lock:
             if fingerprint not in self._encoders:

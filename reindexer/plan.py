@@ -28,7 +28,7 @@ from training.registry import ModelRegistry, ModelVersion
 
 if TYPE_CHECKING:
     from search.recipe import Recipe
-    from training.encoder import Encoder
+    from training.version_encoder import VersionEncoder
 
 Strategy = Literal["encode", "copy", "none"]
 
@@ -180,7 +180,7 @@ def _own_folder(data: DataDirectory) -> Iterator[Path]:
             os.close(handle)
 
 
-def _load(data: DataDirectory, registry: ModelRegistry, version: ModelVersion) -> Encoder:
+def _load(data: DataDirectory, registry: ModelRegistry, version: ModelVersion) -> VersionEncoder:
     from training.encoder_opening import open_encoder
 
     return open_encoder(registry.resolve(str(version)), **data.encoder_options())
@@ -207,7 +207,7 @@ def _sample(data: DataDirectory) -> list[Document]:
     return documents[:SAMPLE_DOCUMENTS]
 
 
-def _measure(encoder: Encoder, recipe: Recipe, sample: Sequence[Document]) -> _Measured:
+def _measure(encoder: VersionEncoder, recipe: Recipe, sample: Sequence[Document]) -> _Measured:
     from search.splitter import Splitter
 
     if not sample:
@@ -237,7 +237,7 @@ def _measure(encoder: Encoder, recipe: Recipe, sample: Sequence[Document]) -> _M
     )
 
 
-def _encode_s(encoder: Encoder, texts: Sequence[Sequence[str]]) -> float:
+def _encode_s(encoder: VersionEncoder, texts: Sequence[Sequence[str]]) -> float:
     began = time.perf_counter()
     encoder.encode_documents([text for some in texts for text in some])
     return time.perf_counter() - began

@@ -27,7 +27,8 @@ from training.kill_points import reached
 
 if TYPE_CHECKING:
     from search.term_weights import TermWeights
-    from training.encoder import Encoder, TokenizedTexts
+    from training.tokenizer import TokenizedTexts
+    from training.version_encoder import VersionEncoder
 
 UNIT_BYTES = 8_000_000  # text in one unit, so that huge documents do not fill the memory
 DOC_BYTES = 4_000  # of a document that is not huge; a window of many such is read whole
@@ -72,7 +73,7 @@ class Replay:
         *,
         corpus: Corpus,
         collection: DenseCollection,
-        encoder: Encoder,
+        encoder: VersionEncoder,
         splitter: Splitter,
         window: int,
         checkpoint: Callable[[ReplayProgress], None],
@@ -87,7 +88,7 @@ class Replay:
         terms, for a collection that holds those of each document. check: called before each write,
         while_waiting often while there is nothing to encode; they raise when
         this process must stop. turn: entered around each batch that is encoded, as
-        `Encoder.encode_tokenized` takes it. clock: is told how long each stage took; they
+        `VersionEncoder.encode_tokenized` takes it. clock: is told how long each stage took; they
         overlap."""
         self._corpus = corpus
         self._collection = collection

@@ -29,7 +29,7 @@ from search.serving import LexicalHalf, OpenGeneration
 from search.splitter import Splitter
 
 if TYPE_CHECKING:
-    from training.encoder import Encoder
+    from training.version_encoder import VersionEncoder
 
 __all__ = ["Check", "Verification", "verify_stored", "verify_structure"]
 
@@ -93,7 +93,9 @@ def verify_stored(
 # -- one vector space --------------------------------------------------------------------------
 
 
-def _check_fingerprint(recipe: Recipe, encoder: Encoder, collection: DenseCollection) -> Check:
+def _check_fingerprint(
+    recipe: Recipe, encoder: VersionEncoder, collection: DenseCollection
+) -> Check:
     found = {
         "model": encoder.fingerprint,
         "collection": collection.spec.fingerprint,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from search.documents import Filter
     from search.lexical import LexicalHit
     from search.searcher import Searcher
-    from training.encoder import Encoder
+    from training.version_encoder import VersionEncoder
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class OpenGeneration:
     """A generation with everything loaded that answers from it or writes to it."""
 
     generation: Generation
-    encoder: Encoder
+    encoder: VersionEncoder
     collection: DenseCollection
     lexical: LexicalHalf
     searcher: Searcher

@@ -25,7 +25,7 @@ BLOCK_PASSAGES = 16  # cut at a time: the library's time grows with the square o
 
 
 class DocumentTokenizer(Protocol):
-    """The side of `training.encoder.Encoder` that a splitter needs."""
+    """The side of a `training.version_encoder.VersionEncoder` that a splitter needs."""
 
     def tokenize_documents(self, texts: Sequence[str], /) -> TokenizedTexts: ...
 

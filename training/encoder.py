@@ -6,14 +6,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tokenizers
 import torch
 from numpy.typing import NDArray
 
@@ -21,18 +20,17 @@ from training.batch_budget import BudgetCache, choose_budget
 from training.batches import cut_batches, flat_features, padded_features
 from training.cores import CorePool
 from training.device import is_out_of_memory, resolve_device
-from training.errors import EncodingFailed, ModelUnsupported
+from training.errors import EncodingFailed
 from training.model_loading import backend_tokenizer, load_model
 from training.precision import DtypeName, choose_dtype
 from training.registry import ModelVersion
-from training.tokenizer import TextTokenizer, TokenizedTexts
+from training.tokenizer import TokenizedTexts
 from training.unpadding import first_position, packed_features, packs_texts
+from training.version_encoder import FloatMatrix, LocalEncoder, Turn
 
 __all__ = ["Encoder", "TokenizedTexts"]
 
 log = logging.getLogger(__name__)
-
-FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 
 Arriving = Callable[[], FloatMatrix]  # gives the rows of a batch that has begun
 
@@ -42,8 +40,8 @@ PROBE_BATCHES = 6
 MAX_BATCH_TOKENS = {"cpu": 1_024, "mps": 8_192, "cuda": 65_536}  # padded tokens
 
 
-class Encoder:
-    """A model version on a device. All methods may be called from several threads."""
+class Encoder(LocalEncoder):
+    """A model version on a device."""
 
     def __init__(
         self,
@@ -69,17 +67,11 @@ class Encoder:
         self._is_static = version.is_static
         tokenizer = backend_tokenizer(self._model, version)
         wrapper = self._model.tokenizer
-        self._queries, self._documents = (
-            TextTokenizer(
-                tokenizer,
-                prompt=prompt,
-                max_tokens=version.max_tokens,
-                special_tokens=not self._is_static,
-                truncation_side=getattr(wrapper, "truncation_side", "right"),
-            )
-            for prompt in (version.query_prompt, version.document_prompt)
+        self._read_with(
+            tokenizer,
+            special_tokens=not self._is_static,
+            truncation_side=getattr(wrapper, "truncation_side", "right"),
         )
-        self._check_prompts()
         self._pad_id = getattr(wrapper, "pad_token_id", None) or 0
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS.get(self._device.type, 8_192)
         self._packs = False  # while number formats are compared
@@ -91,7 +83,7 @@ class Encoder:
             version.fingerprint,
             device=self._device,
             wanted="fp32" if self._is_static and dtype == "auto" else dtype,
-            probe=lambda texts: self._encode(self._documents.tokenize(texts, truncate=True)),
+            probe=lambda texts: self._encode_whole(self._documents.tokenize(texts, truncate=True)),
             cache_dir=cache_dir,
         )
         self._packs = not self._is_static and packs_texts(self._model, self._device, self.dtype)
@@ -99,87 +91,12 @@ class Encoder:
             self._budget = self._probed_budget(cache_dir)
 
     @property
-    def fingerprint(self) -> str:
-        return self.version.fingerprint
-
-    @property
-    def dim(self) -> int:
-        return self.version.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Of one text, prompt and special tokens included."""
-        return self.version.max_tokens
-
-    @property
     def device(self) -> str:
         return str(self._device)
 
     @property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The model's own tokenizer: no prompt, no truncation, no padding. Do not change it."""
-        return self._documents.whole
-
-    @property
     def workers(self) -> int:
-        """Batches that are encoded side by side."""
         return self._cores.workers if self._cores is not None else 1
-
-    @property
-    def max_batch_tokens(self) -> int:
-        """Padded tokens of one batch, as it stands now."""
-        return self._budget
-
-    def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the query prompt; longer texts are cut to max_tokens.
-
-        Raises EncodingFailed.
-        """
-        return self._encode(self._queries.tokenize(texts, truncate=True))
-
-    def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the document prompt; longer texts are cut to max_tokens, so split
-        them before. Raises EncodingFailed."""
-        return self._encode(self._documents.tokenize(texts, truncate=True))
-
-    def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Token ids with document prompt and special tokens, whole: `lengths` tells which texts are
-        longer than max_tokens."""
-        return self._documents.tokenize(texts)
-
-    def encode_tokenized(
-        self,
-        tokenized: TokenizedTexts,
-        *,
-        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> FloatMatrix:
-        """(len(tokenized), dim) for what tokenize_documents gave; nothing is cut.
-
-        turn: entered around each batch, in the thread that encodes it; it may wait, and it may
-        raise to give up what has not begun.
-
-        Raises EncodingFailed, with the position of the text in `index`, also for a text that is
-        longer than max_tokens, and what `turn` raises.
-        """
-        too_long = np.flatnonzero(tokenized.lengths > self.max_tokens)
-        if len(too_long):
-            index = int(too_long[0])
-            raise EncodingFailed(
-                f"text {index} has {tokenized.lengths[index]:,} tokens, {self.version} reads "
-                f"{self.max_tokens:,}; split it first",
-                index=index,
-            )
-        return self._encode(tokenized, turn)
-
-    def _check_prompts(self) -> None:
-        for tokenizer in (self._queries, self._documents):
-            n_tokens = int(tokenizer.tokenize([""]).lengths[0])
-            if n_tokens > self.max_tokens // 2:
-                raise ModelUnsupported(
-                    f"the prompt {tokenizer.prompt!r} and special tokens take {n_tokens} of the "
-                    f"{self.max_tokens} tokens that {self.version} reads; register the model with "
-                    "a shorter prompt or a higher --max-tokens"
-                )
 
     def _probed_budget(self, cache_dir: Path | None) -> int:
         cache = BudgetCache(cache_dir, self.fingerprint, self._device, self.dtype)
@@ -193,7 +110,9 @@ class Encoder:
         """Tokens per second of batches with so many padded tokens; None when they do not fit."""
         width = min(PROBE_TOKENS, self.max_tokens)
         n_rows = max(1, PROBE_BATCHES * budget // width)
-        ids = np.random.default_rng(0).integers(0, self.tokenizer.get_vocab_size(), (n_rows, width))
+        ids = np.random.default_rng(0).integers(
+            0, self._documents.whole.get_vocab_size(), (n_rows, width)
+        )
         tokenized = TokenizedTexts(
             ids=ids.astype(np.int32).ravel(), offsets=np.arange(n_rows + 1) * width
         )
@@ -201,7 +120,7 @@ class Encoder:
         took_s = float("inf")
         for _ in range(2):  # the first one warms up
             began = time.perf_counter()
-            self._encode(tokenized)
+            self._encode_whole(tokenized)
             took_s = min(took_s, time.perf_counter() - began)
             if self._budget < budget:
                 return None
@@ -209,11 +128,7 @@ class Encoder:
 
     # -- batches -----------------------------------------------------------------------------
 
-    def _encode(
-        self,
-        tokenized: TokenizedTexts,
-        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> FloatMatrix:
+    def _encode_whole(self, tokenized: TokenizedTexts, turn: Turn = nullcontext) -> FloatMatrix:
         """Longest texts first: neighbours are of one length, so hardly anything is padded, and a
         batch that does not fit in memory shows at once."""
         vectors = np.zeros((len(tokenized), self.dim), dtype=np.float32)
@@ -237,7 +152,7 @@ class Encoder:
 
     def _take_turn(
         self,
-        turn: Callable[[], AbstractContextManager[object]],
+        turn: Turn,
         tokenized: TokenizedTexts,
         budget: int,
         rows: NDArray[np.int64],

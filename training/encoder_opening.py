@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from training.model_version import ModelVersion
 from training.remote_ref import RemoteAccess
-
-if TYPE_CHECKING:
-    from training.encoder import Encoder
+from training.version_encoder import VersionEncoder
 
 
 def open_encoder(
@@ -20,7 +18,7 @@ def open_encoder(
     max_batch_tokens: int | None = None,
     cache_dir: Path | None = None,
     remote: RemoteAccess | None = None,
-) -> Encoder:
+) -> VersionEncoder:
     """Loaded here, or asked elsewhere as `remote` says. Torch is imported where there is something
     to compute with it: not for a table of token vectors, unless another device or number format is
     asked for.
@@ -30,13 +28,12 @@ def open_encoder(
     if version.is_remote:
         from training.remote_encoder import RemoteEncoder
 
-        encoder = RemoteEncoder(version, access=remote, max_batch_tokens=max_batch_tokens)
-        return cast("Encoder", encoder)  # of the same shape, which a test compares
+        return RemoteEncoder(version, access=remote, max_batch_tokens=max_batch_tokens)
     if device in ("auto", "cpu") and dtype in ("auto", "fp32"):
         from training.static_encoder import StaticEncoder, is_table
 
         if is_table(version):
-            return cast("Encoder", StaticEncoder(version, max_batch_tokens=max_batch_tokens))
+            return StaticEncoder(version, max_batch_tokens=max_batch_tokens)
     from training.encoder import Encoder
 
     return Encoder(

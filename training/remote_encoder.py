@@ -1,18 +1,16 @@
 """A model version that is loaded elsewhere: texts go out, rows come back, and probes say whether
-they still belong into the same space. The shape of `training.encoder.Encoder`, without torch."""
+they still belong into the same space. Without torch."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from contextlib import nullcontext
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training import byte_tokens
 from training.endpoint import Endpoint
@@ -20,29 +18,26 @@ from training.errors import (
     EncodingFailed,
     EndpointRefused,
     EndpointUnavailable,
-    ModelUnsupported,
     RequestFailed,
 )
 from training.model_version import ModelVersion
 from training.remote_model import RemoteModel, check_probes, embed, of_length_1
 from training.remote_ref import RemoteAccess
 from training.tokenizer import TokenizedTexts
+from training.version_encoder import FloatMatrix, Turn, VersionEncoder
 
 log = logging.getLogger(__name__)
-
-FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
-Turn = Callable[[], AbstractContextManager[object]]
 
 MAX_BATCH_TOKENS = 16_384  # of one request, by our own count
 CHECK_EVERY_S = 300.0  # a server may be given another model at any time
 QUERY_TRIES = 2  # a person waits; search answers from the words alone meanwhile
 
 
-class RemoteEncoder:
-    """A registered remote model. All methods may be called from several threads."""
+class RemoteEncoder(VersionEncoder):
+    """A registered remote model; tokens are counted our own way."""
 
     device = "remote"
-    dtype: Literal["fp32"] = "fp32"  # as its answers are read
+    dtype = "fp32"  # as its answers are read
 
     def __init__(
         self,
@@ -61,7 +56,8 @@ class RemoteEncoder:
         self._remote = RemoteModel.of(version)
         self._access = RemoteAccess.from_environment() if access is None else access
         self._budget = max_batch_tokens or MAX_BATCH_TOKENS
-        self._check_prompts()
+        for prompt in (version.query_prompt, version.document_prompt):
+            self._check_prompt(prompt, byte_tokens.count(prompt))
         self._endpoint = Endpoint(self._access.url or self._remote.ref.url, self._access)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="remote-encoder")
         self._checking = threading.Lock()
@@ -75,43 +71,20 @@ class RemoteEncoder:
             raise
 
     @property
-    def fingerprint(self) -> str:
-        return self.version.fingerprint
-
-    @property
-    def dim(self) -> int:
-        return self.version.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Of one text, prompt and special tokens included, by our own count."""
-        return self.version.max_tokens
-
-    @property
     def workers(self) -> int:
         """Requests under way at once."""
         return self._access.concurrency
-
-    @property
-    def max_batch_tokens(self) -> int:
-        return self._budget
 
     def close(self) -> None:
         self._pool.shutdown()
         self._endpoint.close()
 
     def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the query prompt; longer texts are cut to max_tokens.
-
-        Raises EncodingFailed.
-        """
         return self._encode(
             self._cut(self.version.query_prompt, texts), cuts=True, tries=QUERY_TRIES
         )
 
     def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the document prompt; longer texts are cut to max_tokens, so split
-        them before. Raises EncodingFailed."""
         return self._encode(self._cut(self.version.document_prompt, texts), cuts=True)
 
     def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -119,35 +92,9 @@ class RemoteEncoder:
         prompt = self.version.document_prompt
         return byte_tokens.tokenize([prompt + text for text in texts])
 
-    def encode_tokenized(
-        self, tokenized: TokenizedTexts, *, turn: Turn = nullcontext
-    ) -> FloatMatrix:
-        """(len(tokenized), dim) for what tokenize_documents gave; nothing is cut.
-
-        turn: entered around each request, in the thread that sends it.
-
-        Raises EncodingFailed, with the position of the text in `index`, also for a text that is
-        longer than max_tokens or that the server finds too long, and what `turn` raises.
-        """
-        too_long = np.flatnonzero(tokenized.lengths > self.max_tokens)
-        if len(too_long):
-            index = int(too_long[0])
-            raise EncodingFailed(
-                f"text {index} has {tokenized.lengths[index]:,} tokens, {self.version} reads "
-                f"{self.max_tokens:,}; split it first",
-                index=index,
-            )
+    def _encode_whole(self, tokenized: TokenizedTexts, turn: Turn = nullcontext) -> FloatMatrix:
+        """A text that the server finds too long all the same is an EncodingFailed too."""
         return self._encode(byte_tokens.texts_of(tokenized), cuts=False, turn=turn)
-
-    def _check_prompts(self) -> None:
-        for prompt in (self.version.query_prompt, self.version.document_prompt):
-            n_tokens = byte_tokens.count(prompt)
-            if n_tokens > self.max_tokens // 2:
-                raise ModelUnsupported(
-                    f"the prompt {prompt!r} takes {n_tokens} of the {self.max_tokens} tokens that "
-                    f"{self.version} reads; register the model with a shorter prompt or a higher "
-                    "--max-tokens"
-                )
 
     def _cut(self, prompt: str, texts: Sequence[str]) -> list[str]:
         return [byte_tokens.cut(prompt + text, self.max_tokens) for text in texts]

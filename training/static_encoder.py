@@ -1,15 +1,14 @@
 """A model version that is a table of token vectors: a text's row is their mean.
 
-The shape of `training.encoder.Encoder`, without torch: a process answers a second after its start,
-and a query costs a tenth of what torch's calls would.
+Without torch: a process answers a second after its start, and a query costs a third of what torch's
+calls would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tokenizers
@@ -19,21 +18,19 @@ from safetensors import safe_open
 from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
 from training.model_files import find_modules
 from training.model_version import ModelVersion
-from training.tokenizer import TextTokenizer, TokenizedTexts
-
-FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
-Turn = Callable[[], AbstractContextManager[object]]
+from training.tokenizer import TokenizedTexts
+from training.version_encoder import FloatMatrix, LocalEncoder, Turn
 
 MAX_BATCH_TOKENS = 16_384  # whose vectors are in memory at once
 _TABLE = "embedding.weight"
 _SHORTEST = 1e-12  # a mean of length 0 is divided by something
 
 
-class StaticEncoder:
-    """A table of token vectors in memory. All methods may be called from several threads."""
+class StaticEncoder(LocalEncoder):
+    """A table of token vectors in memory."""
 
     device = "cpu"
-    dtype: Literal["fp32"] = "fp32"
+    dtype = "fp32"
     workers = 1  # the tokenizer, which takes longer, has threads of its own
 
     def __init__(self, version: ModelVersion, *, max_batch_tokens: int | None = None) -> None:
@@ -58,74 +55,9 @@ class StaticEncoder:
                 f"model {version} has vectors of shape {self._table.shape} for "
                 f"{tokenizer.get_vocab_size():,} tokens; register {version.base} again"
             )
-        self._queries, self._documents = (
-            TextTokenizer(
-                tokenizer, prompt=prompt, max_tokens=version.max_tokens, special_tokens=False
-            )
-            for prompt in (version.query_prompt, version.document_prompt)
-        )
+        self._read_with(tokenizer, special_tokens=False)
 
-    @property
-    def fingerprint(self) -> str:
-        return self.version.fingerprint
-
-    @property
-    def dim(self) -> int:
-        return self.version.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Of one text, prompt included."""
-        return self.version.max_tokens
-
-    @property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The model's own tokenizer: no prompt, no truncation. Do not change it."""
-        return self._documents.whole
-
-    @property
-    def max_batch_tokens(self) -> int:
-        return self._budget
-
-    def encode_queries(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the query prompt; longer texts are cut to max_tokens.
-
-        Raises EncodingFailed.
-        """
-        return self._encode(self._queries.tokenize(texts, truncate=True))
-
-    def encode_documents(self, texts: Sequence[str]) -> FloatMatrix:
-        """(len(texts), dim) with the document prompt; longer texts are cut to max_tokens, so split
-        them before. Raises EncodingFailed."""
-        return self._encode(self._documents.tokenize(texts, truncate=True))
-
-    def tokenize_documents(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Token ids with the document prompt, whole: `lengths` tells which texts are longer than
-        max_tokens."""
-        return self._documents.tokenize(texts)
-
-    def encode_tokenized(
-        self, tokenized: TokenizedTexts, *, turn: Turn = nullcontext
-    ) -> FloatMatrix:
-        """(len(tokenized), dim) for what tokenize_documents gave; nothing is cut.
-
-        turn: entered around each batch; it may wait, and it may raise to give up what has not
-        begun.
-
-        Raises EncodingFailed, with the position of the text in `index`, also for a text that is
-        longer than max_tokens, and what `turn` raises.
-        """
-        too_long = np.flatnonzero(tokenized.lengths > self.max_tokens)
-        if len(too_long):
-            index = int(too_long[0])
-            raise EncodingFailed(
-                f"text {index} has {tokenized.lengths[index]:,} tokens, {self.version} reads "
-                f"{self.max_tokens:,}; split it first",
-                index=index,
-            )
-        return self._encode(tokenized, turn)
-
-    def _encode(self, tokenized: TokenizedTexts, turn: Turn = nullcontext) -> FloatMatrix:
+    def _encode_whole(self, tokenized: TokenizedTexts, turn: Turn = nullcontext) -> FloatMatrix:
         rows = np.zeros((len(tokenized), self.dim), dtype=np.float32)
         for texts in self._batches(tokenized):
             with turn():
@@ -162,7 +94,7 @@ class StaticEncoder:
 
 def is_table(version: ModelVersion) -> bool:
     """Whether a StaticEncoder can open it: token vectors, their mean, and nothing else."""
-    return not version.is_remote and _table_folder(version) is not None
+    return _table_folder(version) is not None
 
 
 def _table_folder(version: ModelVersion) -> Path | None:

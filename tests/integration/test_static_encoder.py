@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tests.tiny_models import make_tiny_model
 from training.encoder import Encoder
 from training.encoder_opening import open_encoder
-from training.errors import EncodingFailed, ModelDamaged
+from training.errors import EncodingFailed, ModelDamaged, ModelUnsupported
 from training.model_version import ModelVersion
 from training.registry import ModelRegistry
 from training.static_encoder import StaticEncoder, is_table
@@ -86,7 +86,7 @@ def test_each_batch_waits_for_its_turn(version: ModelVersion) -> None:
 
 
 def test_it_can_stand_where_an_encoder_does(version: ModelVersion) -> None:
-    public = {name for name in vars(Encoder) if not name.startswith("_")}
+    public = {name for name in dir(Encoder) if not name.startswith("_")}
     assert public <= set(dir(StaticEncoder))
     assert isinstance(open_encoder(version), StaticEncoder)
     assert isinstance(open_encoder(version, dtype="bf16"), Encoder)
@@ -96,6 +96,14 @@ def test_what_is_more_than_a_table_is_left_to_torch(
     registry: ModelRegistry, tmp_path: Path
 ) -> None:
     assert not is_table(registry.register(make_tiny_model(tmp_path / "model", kind="mean")))
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    folder = make_tiny_model(tmp_path / "prompt", kind="static", query_prompt="word " * 39)
+    with pytest.raises(ModelUnsupported, match="39 of the 64 tokens"):
+        StaticEncoder(registry.register(folder, max_tokens=64))
 
 
 def test_a_table_too_small_for_its_tokens_is_refused(
