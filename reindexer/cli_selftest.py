@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -285,17 +284,12 @@ def _prove_all(asked: Asked) -> None:
 
 
 def _run(asked: Asked, prove: Prove, **sizes: Any) -> Proof:
-    signal.signal(signal.SIGTERM, _end)  # so that the sandbox is removed then too
     with Progress("selftest", quiet=asked.invocation.quiet) as progress:
 
         def show(done: int, total: int, what: str) -> None:
             progress.update(done, total=total, state=what)
 
         return prove(own=asked.own, on_progress=show, seed=asked.seed, **sizes)
-
-
-def _end(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _show(proof: Proof) -> None:

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from reindexer.backup import make_backup
+from reindexer.selftest.sandbox import PREFIX
 from search import database as tables
 from tests import warm_processes
 from tests.word_directory import WordDirectory
@@ -152,3 +153,21 @@ def _run(folder: Path, arguments: list[str], at: str | None) -> tuple[int | None
     process = warm_processes.start(_verb, folder / "data", arguments, at, said)
     process.join(WAIT_S)
     return process.exitcode, said.read_text()
+
+
+def test_sigterm_takes_the_sandbox_of_a_selftest_away(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "NO_COLOR": "1"}
+    process = warm_processes.start_verb(
+        ["selftest", "kill", "--kills", "100"], environment=environment, stderr=said
+    )
+    deadline = time.monotonic() + WAIT_S
+    while not list(tmp_path.glob(f"{PREFIX}*/*")):
+        assert process.is_alive(), said.read_text()
+        assert time.monotonic() < deadline, "the selftest made no sandbox"
+        time.sleep(0.01)
+    process.terminate()
+    process.join(WAIT_S)
+
+    assert process.exitcode == 143, said.read_text()
+    assert list(tmp_path.iterdir()) == [said]
