@@ -210,7 +210,7 @@ class ReindexerService:
         self.manager.close()
         self.feedback.close()
         if self._lease is not None:
-            self._save_lexical()
+            self._opener.save_lexicals()
         self._opener.close()
         self._give_lease_back()
         self._socket.close()
@@ -253,7 +253,7 @@ class ReindexerService:
                 return
             try:
                 if self._step() and time.monotonic() - saved_at > LEXICAL_SAVE_S:
-                    self._save_lexical()
+                    self._opener.save_lexicals()
                     saved_at = time.monotonic()
                 self._problem = None
             except LeaseLost as error:  # this process was asleep; it may take the lease again
@@ -290,9 +290,6 @@ class ReindexerService:
         self._opener.forget_encoders(keep)
         synced.raise_failure()
         return True
-
-    def _save_lexical(self) -> None:
-        self._opener.save_lexicals()
 
 
 def _indexed(opened: OpenGeneration) -> float | None:

@@ -65,8 +65,9 @@ class OpenedSync:
 
     def raise_failure(self) -> None:
         """Raise the last one; nothing when all went well."""
-        for failure in reversed(self.failed.values()):
-            raise failure
+        failures = list(self.failed.values())
+        if failures:
+            raise failures[-1]
 
 
 def sync_once(

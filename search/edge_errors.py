@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from search.errors import DiskFull, SearchError, StoreError, StoreLocked
+from training.errors import is_disk_full
 
 
 @contextlib.contextmanager
@@ -23,6 +24,6 @@ def engine_errors(what: str, kind: type[StoreError], advice: str = "") -> Iterat
             raise StoreLocked(
                 f"{what}: a program that is not reindexer has it open; stop it and try again"
             ) from error
-        if "No space left" in text:
+        if is_disk_full(error):
             kind, advice = DiskFull, "make room (`reindexer prune`) and try again"
         raise kind(f"{what}: {text}" + (f"; {advice}" if advice else "")) from error

@@ -178,8 +178,7 @@ class SearcherManager:
             while len(self._asked) >= ASKED_FOR:  # `follow` closes it
                 del self._asked[min(self._asked, key=lambda other: self._asked[other])]
             self._asked[name] = now
-        self._problems.pop(name, None)
-        self._retry_at.pop(name, None)
+        self._forget_problem(name)
         while time.monotonic() < now + ASKED_WAIT_S:
             with self._lock:
                 if name not in self._asked:  # another was asked, or it is not ready any more
@@ -277,8 +276,7 @@ class SearcherManager:
                 self._problems[name] = str(error)
                 self._retry_at[name] = time.monotonic() + RETRY_S
                 continue
-            self._problems.pop(name, None)
-            self._retry_at.pop(name, None)
+            self._forget_problem(name)
             with self._lock:
                 self._opened[name] = future.result()
 
@@ -286,8 +284,11 @@ class SearcherManager:
         """A new request gets a new attempt, whatever went wrong before."""
         if pointers.request is not None and pointers.request.token != self._request_token:
             self._request_token = pointers.request.token
-            self._problems.pop(pointers.request.target, None)
-            self._retry_at.pop(pointers.request.target, None)
+            self._forget_problem(pointers.request.target)
+
+    def _forget_problem(self, name: str) -> None:
+        self._problems.pop(name, None)
+        self._retry_at.pop(name, None)
 
     def _follow_fusion(self, pointers: Pointers) -> None:
         """Queries that are under way keep the searcher, and so the fusion, that they took."""
