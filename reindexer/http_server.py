@@ -10,7 +10,12 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from reindexer.errors import ReindexerError
 from search.drain import Drain
+
+
+class AddressInUse(ReindexerError):
+    """The port the service was to listen on is taken."""
 
 
 class HttpServer(uvicorn.Server):
@@ -55,3 +60,22 @@ class HttpServer(uvicorn.Server):
         if self._notice_s and not self.force_exit:
             await asyncio.sleep(self._notice_s)
         await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """port 0: any that is free. Raises AddressInUse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sends what is written at once; otherwise a body, which is
+    # written after its head, waits until the head is acknowledged: up to 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise AddressInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port, "
+            "or --port 0 for any that is free"
+        ) from error
+    listening.listen(1024)
+    return listening

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from reindexer.access import access_of
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import GateRefused, LeaseHeld, ReindexerError, SourceInvalid
 from reindexer.feedback import feedback_of
-from reindexer.http_server import HttpServer
+from reindexer.http_server import HttpServer, listen
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
@@ -50,10 +49,6 @@ PROBLEMS: Mapping[type[Exception], tuple[int, str]] = {
 }
 
 
-class AddressInUse(ReindexerError):
-    """The port the service was to listen on is taken."""
-
-
 class ReindexerService:
     """Threads around one HTTP server: one follows the catalog, one replays the log."""
 
@@ -81,7 +76,7 @@ class ReindexerService:
         self.access = access_of(
             data.database, data.settings, host=host, token=self.token, insecure=insecure
         )
-        self._socket = _listen(host, port)
+        self._socket = listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
@@ -298,19 +293,3 @@ def _indexed(opened: OpenGeneration) -> float | None:
         return round(opened.collection.indexed(), 4)
     except StoreError:
         return None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise AddressInUse(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port, "
-            "or --port 0 for any that is free"
-        ) from error
-    listening.listen(1024)
-    return listening

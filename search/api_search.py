@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from search import api_schema as schema
 from search.access import needs
 from search.answer import Answer, Mode
+from search.api_json_route import JsonRoute
 from search.api_limits import ApiLimits, limits_of
 from search.api_openapi import problems
 from search.api_schema import Depth, K, Text
@@ -28,9 +29,11 @@ from search.threads import Threads
 N_THREADS = 8
 
 
-def router(service: Service) -> APIRouter:
-    """POST and GET /search, POST /search/batch."""
-    routes = APIRouter(tags=["search"], dependencies=[Depends(needs(service, "search"))])
+def routers(service: Service) -> tuple[APIRouter, APIRouter]:
+    """POST /search and /search/batch; GET /search, which a page for people comes before."""
+    dependencies = [Depends(needs(service, "search"))]
+    routes = APIRouter(tags=["search"], dependencies=dependencies, route_class=JsonRoute)
+    links = APIRouter(tags=["search"], dependencies=dependencies)
     threads = Threads("search", N_THREADS)
     answers = _Answers(service)
 
@@ -46,7 +49,7 @@ def router(service: Service) -> APIRouter:
         who = request.state.who
         return _json(await threads.run(answers.one, asked, body.generation, until, who))
 
-    @routes.get(
+    @links.get(
         "/search",
         responses={200: {"model": schema.Answer}, **problems(404)},
         response_class=Response,
@@ -90,7 +93,7 @@ def router(service: Service) -> APIRouter:
         who = request.state.who
         return _json(await threads.run(answers.many, asked, body.generation, until, who))
 
-    return routes
+    return routes, links
 
 
 def check_batch(limits: ApiLimits, n_items: int, what: str) -> None:

@@ -60,10 +60,13 @@ def create_app(
     api_problem.install(app, service, more=problems)
     pages.install_problem_pages(app)
     api_metrics.install(app, service)
-    # What answers, in the order of the OpenAPI document. Browsers are served pages, on paths where
-    # programs are answered by the API too.
+    # What answers, in the order of the OpenAPI document: the first that fits is taken, and a look
+    # at each costs time. Browsers are served pages, on paths where programs are answered by the API
+    # too.
+    searches, links = api_search.routers(service)
+    app.include_router(searches)
     app.include_router(pages.router(service))
-    app.include_router(api_search.router(service))
+    app.include_router(links)
     app.include_router(api_documents.router(service))
     app.include_router(api_feedback.router(service))
     app.include_router(api_evaluation.router(service))
