@@ -302,7 +302,10 @@ class BuildRun:
     def _wanted(self) -> str | None:
         if self._asked_to_stop:
             return "pause"
-        return self._data.journal.build_of(self._job.generation).wanted
+        build = self._data.journal.build_of(self._job.generation)
+        if build.wanted == "resume":
+            self._data.journal.go_on(build)
+        return build.stop
 
     def _flush_progress(self) -> None:
         self._base = self._data.journal.build_of(self._job.generation)
@@ -343,7 +346,7 @@ def run_to_its_end(data: DataDirectory, run: BuildRun, generation: str) -> int:
 def _keep_outcome(data: DataDirectory, build: Build, report: Verification) -> int:
     if report.passed:
         data.catalog.move(build.generation, "ready")
-        data.journal.update_build(build.build_id, state="done", reason=None)
+        data.journal.update_build(build.build_id, state="done", wanted=None, reason=None)
         return 0
     reason = "; ".join(report.reasons)
     data.catalog.move(build.generation, "failed", reason=reason)

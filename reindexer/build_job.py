@@ -14,7 +14,7 @@ from reindexer.settings import Settings
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
-    from reindexer.journal import Build
+    from reindexer.journal import Build, BuildState
 
 KILLED_BY = "its process was ended by"  # begins the reason of a build that a signal ended
 EXIT_PAUSED = 10  # of the child process: stopped at a checkpoint because somebody asked
@@ -52,5 +52,8 @@ def record_stop(data: DataDirectory, build: Build, wanted: str) -> None:
     if wanted == "cancel":
         data.journal.update_build(build.build_id, state="cancelled", wanted=None)
         data.catalog.move(build.generation, "failed", reason="cancelled")
-    elif data.journal.build_of(build.generation).state != "queued":
-        data.journal.update_build(build.build_id, state="paused", wanted=None)
+        return
+    found = data.journal.build_of(build.generation)
+    is_to_go_on = found.wanted == "resume" or found.state == "queued"
+    state: BuildState = "queued" if is_to_go_on else "paused"
+    data.journal.update_build(build.build_id, state=state, wanted=None)

@@ -104,10 +104,10 @@ def run_build(
             lease.check()
             build = data.journal.build_of(generation.name)
             on_progress(build)
-            if build.wanted is not None:
+            if build.stop is not None:
                 asked_at = asked_at or time.monotonic()
                 if time.monotonic() - asked_at > DEAF_S:
-                    return _end_deaf(data, child, build, build.wanted)
+                    return _end_deaf(data, child, build, build.stop)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
     except BaseException:
@@ -134,8 +134,8 @@ def _copied(
     def look(_message: str) -> None:
         found = data.journal.build_of(generation.name)
         on_progress(found)
-        if found.wanted is not None:
-            record_stop(data, found, found.wanted)
+        if found.stop is not None:
+            record_stop(data, found, found.stop)
             raise _Stopped
 
     try:

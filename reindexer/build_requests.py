@@ -62,12 +62,16 @@ def requeue_build(data: DataDirectory, build: Build, *, who: str) -> None:
     """Go on with a build that is paused or has stopped, as it was asked for. Raises WrongState."""
     generation = data.catalog.get(build.generation)
     _check_unfinished(data, build)
-    if running_build(data) == build.build_id and build.wanted is None:
+    is_running = running_build(data) == build.build_id
+    if is_running and build.stop is None:
         raise WrongState(f"build {build.build_id} of {build.generation} is running already")
     queue = JobQueue(data.database)
     last = queue.last_of(build.generation)
     arguments = {"model": generation.recipe.model, "generation": generation.name}
-    data.journal.update_build(build.build_id, state="queued", wanted=None, reason=None)
+    if is_running:  # and may or may not have seen that it was to stop
+        data.journal.update_build(build.build_id, wanted="resume")
+    else:
+        data.journal.update_build(build.build_id, state="queued", wanted=None, reason=None)
     queue.ask(
         last.kind if last is not None else "build",
         last.arguments if last is not None else arguments,

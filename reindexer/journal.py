@@ -21,6 +21,8 @@ from search.generations import move_watermark
 from search.processes import describe_process, process_may_live, process_name
 from training.kill_points import reached
 
+Stop = Literal["pause", "cancel"]
+Wanted = Stop | Literal["resume"]  # resume: whoever had come to stop it changed his mind
 BuildState = Literal["queued", "running", "paused", "failed", "cancelled", "done"]
 LEASE_S = 15.0
 
@@ -37,7 +39,7 @@ class Build:
     generation: str
     state: BuildState
     reason: str | None
-    wanted: str | None  # "pause" or "cancel": asked for, not yet done
+    wanted: Wanted | None  # asked for, not yet done
     start_head: int  # corpus head when the build was recorded
     docs_done: int
     docs_total: int
@@ -55,6 +57,11 @@ class Build:
     pace: float | None = None  # share of full speed that the governor leaves it; 0: held
     pace_reason: str | None = None
     actors: int | None = None  # wanted by somebody, of a build that is fanned out
+
+    @property
+    def stop(self) -> Stop | None:
+        """How the process that works on it is to stop, if it is."""
+        return None if self.wanted == "resume" else self.wanted
 
 
 class Journal:
@@ -138,6 +145,16 @@ class Journal:
                 sa.update(tables.builds)
                 .where(tables.builds.c.id == build_id)
                 .values(updated_at=time.time(), **values)
+            )
+
+    def go_on(self, build: Build) -> None:
+        """Whoever works on the build has seen that it is not to stop after all."""
+        builds = tables.builds
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(builds)
+                .where(builds.c.id == build.build_id, builds.c.wanted == "resume")
+                .values(wanted=None)
             )
 
     def count_retry(self, build_id: int) -> None:

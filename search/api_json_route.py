@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 _JSON = "application/json"
@@ -36,7 +36,7 @@ class JsonRoute(APIRoute):
                 return await ordinary(request)
             try:
                 body = model.model_validate_json(await request.body())
-            except ValidationError:
+            except (ValidationError, ClientDisconnect):
                 return await ordinary(request)
             for dependency in dependencies:
                 await dependency(request)

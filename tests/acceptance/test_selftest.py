@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import threading
@@ -28,6 +29,8 @@ from search.edge_collection import EdgeCollection
 from search.searcher import Searcher
 from training.kill_points import KillPoint
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,8 +40,12 @@ def promise(proof: Proof, name: str) -> Promise:
 
 
 def broken(proof: Proof) -> set[str]:
-    """Promises of speed left out: the machine may be busy."""
-    return {promise.name for promise in proof.promises if not (promise.kept or promise.of_speed)}
+    """Promises that were not kept, and pytest shows why. Those of speed left out: the machine may
+    be busy."""
+    found = [promise for promise in proof.promises if not (promise.kept or promise.of_speed)]
+    for promise in found:
+        log.warning("%s: %s: %s", promise.name, promise.found, "; ".join(promise.detail))
+    return {promise.name for promise in found}
 
 
 # -- kill ------------------------------------------------------------------------------------------

@@ -320,6 +320,29 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(running: 
         assert connection.recv(1_000).startswith(b"HTTP/1.1 413 ")
 
 
+def test_a_caller_that_hangs_up_in_the_middle_of_a_question_is_no_failure_of_the_service(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> float:
+        labels = {"method": "POST", "route": "/search", "status": "400"}
+        registry = running.service.telemetry.registry
+        return registry.get_sample_value("reindexer_http_requests_total", labels) or 0.0
+
+    before = refused()
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=WAIT_S) as connection:
+        connection.sendall(
+            b"POST /search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"que'
+        )
+    deadline = time.monotonic() + WAIT_S
+    while refused() == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert refused() == before + 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_settings_may_allow_less(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = running.service.limits
     less = dataclasses.replace(limits, max_query_chars=5, max_k=3, max_batch=1)

@@ -28,6 +28,7 @@ from reindexer.settings import Settings
 from reindexer.upgrade import resume
 from reindexer.worker import Worker, living_workers
 from search import database as tables
+from search.errors import WrongState
 from search.processes import process_may_live, process_name
 from tests.tiny_models import make_tiny_model
 from tests.word_directory import WordDirectory
@@ -421,6 +422,26 @@ def test_a_build_that_is_resumed_while_it_comes_to_rest_goes_on_at_once(
     second, first = worker.queue.recent()
     assert first.state == "cancelled"
     assert first.reason == f"the build was paused, and resumed meanwhile as job {second.job_id}"
+
+
+def test_a_build_that_is_resumed_before_it_has_seen_the_pause_just_goes_on(
+    directory: WordDirectory,
+) -> None:
+    build = directory.journal.build_of(unfinished(directory, quiet_s=60))
+    with directory.journal.lease(BUILD_LEASE):  # as the child would
+        directory.journal.start_run(build)
+        pause_build(directory, directory.journal.build_of(build.generation), who="ann")
+        requeue_build(directory, directory.journal.build_of(build.generation), who="ann")
+
+        resumed = directory.journal.build_of(build.generation)
+        assert (resumed.state, resumed.stop) == ("running", None)
+        with pytest.raises(WrongState, match="is running already"):
+            requeue_build(directory, resumed, who="ann")
+
+        directory.journal.go_on(resumed)  # it looks
+        assert directory.journal.build_of(build.generation).wanted is None
+        pause_build(directory, directory.journal.build_of(build.generation), who="ann")
+        assert directory.journal.build_of(build.generation).stop == "pause"
 
 
 def test_resume_waits_for_a_paused_build_that_comes_to_rest(
