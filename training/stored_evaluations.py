@@ -13,6 +13,7 @@ import numpy as np
 from training.evaluation import Evaluation
 from training.metrics import Scores
 from training.model_version import ModelVersion
+from training.whole_file import write_whole
 
 
 def evaluation_file(
@@ -49,9 +50,7 @@ def write_evaluations(path: Path, evaluations: Mapping[int, Evaluation]) -> None
         for item in evaluations.values()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".new")
-    partial.write_text(json.dumps(value, ensure_ascii=False))
-    partial.replace(path)
+    write_whole(path, json.dumps(value, ensure_ascii=False))
 
 
 def read_evaluations(path: Path) -> dict[int, Evaluation]:
@@ -70,5 +69,5 @@ def read_evaluations(path: Path) -> dict[int, Evaluation]:
                 for query_id, hits in item["run"].items()
             },
         )
-        for item in json.loads(path.read_text())
+        for item in json.loads(path.read_bytes())
     }

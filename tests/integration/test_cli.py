@@ -410,6 +410,32 @@ def test_upgrade_to_what_is_live_does_nothing(installed: Installation, folder: P
     assert [item["generation"] for item in installed.json("generations")] == ["docs@1"]
 
 
+def test_an_upgrade_in_the_background_tells_where_it_is_and_ends_live(
+    empty: Installation, folder: Path
+) -> None:
+    empty.run("ingest", str(folder / "judged"))
+
+    verb = empty.process("upgrade", str(folder / "alpha"), "--yes", "--detach", "--json")
+    stdout, stderr = verb.communicate(timeout=120)
+
+    assert verb.returncode == 0, stderr
+    report = json.loads(stdout)
+    log = Path(report["log"])
+    assert log.parent == empty.data_dir / "logs"
+    assert (report["build_id"], report["generation"]) == (1, "docs@1")
+    deadline = time.monotonic() + 60
+    while empty.json("status")["live"] is None:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def test_an_upgrade_in_the_background_that_ends_at_once_says_why(empty: Installation) -> None:
+    result = empty.run("upgrade", "nobody@7", "--yes", "--detach", code=1)
+
+    assert "nobody@7" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_held_lease_exits_4_and_names_the_holder(installed: Installation, folder: Path) -> None:
     with installed.open() as data, data.journal.lease(BUILD_LEASE):
         error = installed.run("build", str(folder / "beta"), code=4).stderr
