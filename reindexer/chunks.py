@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import LeaseLost
 from search.generations import move_watermark

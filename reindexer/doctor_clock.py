@@ -10,7 +10,7 @@ from reindexer.data_directory import DataDirectory
 from reindexer.findings import Finding
 from reindexer.journal import LEASE_S
 from reindexer.terminal import duration
-from search import database as tables
+from search import tables
 
 TOLERANCE_S = 30.0  # clocks of several machines differ a little
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from reindexer.errors import ReindexerError
 from reindexer.journal import Lease, lease_is_free
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import LeaseLost
 from search.generations import UNFINISHED

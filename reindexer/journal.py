@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import sqlalchemy as sa
 
 from reindexer.errors import LeaseHeld
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import GenerationNotFound, LeaseLost, SearchError
 from search.generations import move_watermark

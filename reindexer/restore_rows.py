@@ -12,7 +12,7 @@ from reindexer.backup_folder import Backup, StoredFile
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BackupDamaged
 from reindexer.restore_plan import RestorePlan
-from search import database as tables
+from search import tables
 from search.database import SCHEMA_REVISION, Database, sqlite_url
 from search.stored_rows import CorpusDigest, rows_from_bytes
 from search.table_rows import (

@@ -23,7 +23,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from reindexer.errors import ReindexerError, ScheduleInvalid
 from reindexer.job_kinds import checked_arguments
 from reindexer.jobs import Job, JobKind, JobQueue, ask_within
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import SearchError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.documents import Change, Document, content_hash, metadata_from_json, metadata_json
 from search.errors import WrongState

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from search.answer import Answer
-from search.database import Database, feedback, generations, query_log, votes
+from search.database import Database
 from search.documents import validate_doc_id
 from search.errors import (
     FeedbackOff,
@@ -22,6 +22,7 @@ from search.errors import (
 )
 from search.feedback_reports import votes_summary
 from search.query_log import WRITE_EVERY_S, LogRules, QueryLog
+from search.tables import feedback, generations, query_log, votes
 
 Kind = Literal["click", "judgment"]
 _SHOWN_IDS = 3

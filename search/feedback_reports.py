@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.database import Database, feedback, query_log, votes
+from search.database import Database
+from search.tables import feedback, query_log, votes
 
 _QUERIES_AT_ONCE = 500
 _ROWS_AT_ONCE = 5_000  # deleted in one transaction, so that nobody waits long for it

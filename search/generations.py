@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import (
     CutOverRefused,

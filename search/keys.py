@@ -15,9 +15,10 @@ from typing import Any, Self
 import limits
 import sqlalchemy as sa
 
-from search.database import Database, api_keys
+from search.database import Database
 from search.errors import InvalidKey, KeyNotFound
 from search.scopes import SCOPES, Scope
+from search.tables import api_keys
 
 _ALPHABET = string.ascii_letters + string.digits
 _ID_LENGTH = 10

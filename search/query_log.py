@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from search.answer import Answer
-from search.database import Database, query_log
+from search.database import Database
 from search.errors import DatabaseError
+from search.tables import query_log
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search import database as tables
+from search import tables
 
 LEFT_OUT = frozenset({"searchers", "cutover"})  # of processes that run now
 DOCUMENTS_A_PART = 2_048  # seqs

@@ -24,7 +24,7 @@ from reindexer.build import BuildRun
 from reindexer.build_job import BuildJob
 from reindexer.journal import BUILD_LEASE
 from reindexer.settings import Settings
-from search import database as tables
+from search import tables
 from search.generations import Generation
 from tests.noted_directory import NotedDirectory
 from tests.word_directory import WordDirectory

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import sqlalchemy as sa
 
 from reindexer.sources.rows import DocumentSource, Rejected, Row
-from search import database as tables
+from search import tables
 from search.database import Database
 
 Position = Mapping[str, Any]  # a JSON object that only the source itself understands

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reindexer.journal import Journal
-from search import database as tables
+from search import tables
 from search.database import Database, open_database
 from search.errors import CutOverRefused, GenerationNotFound, LeaseLost, SearchError, WrongState
 from search.generations import Catalog, Generation, State, move_watermark

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search import database as tables
+from search import tables
 from search.corpus import Corpus
 from search.database import Database
 from search.documents import Change, Document

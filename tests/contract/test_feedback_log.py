@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.answer import Answer, Hit, TookMs
-from search.database import Database, feedback, query_log, votes
+from search.database import Database
 from search.errors import (
     DatabaseUnavailable,
     FeedbackOff,
@@ -29,6 +29,7 @@ from search.feedback_reports import (
 from search.generations import Catalog
 from search.query_log import LogRules, QueryLog
 from search.recipe import Recipe, SplitterRecipe
+from search.tables import feedback, query_log, votes
 
 RULES = {"enabled": True, "secret": b"of this installation"}
 

@@ -14,7 +14,7 @@ from reindexer import journal as journal_module
 from reindexer.jobs import Job, JobLost, JobQueue
 from reindexer.journal import Journal, Lease
 from reindexer.schedule import Schedules
-from search import database as tables
+from search import tables
 from search.database import Database
 from search.errors import LeaseLost
 

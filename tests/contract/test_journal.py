@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from reindexer import journal as journal_module
 from reindexer.errors import LeaseHeld
 from reindexer.journal import LEASE_S, Journal
-from search import database as tables
+from search import tables
 from search.database import Database, open_database, sqlite_url
 from search.errors import GenerationNotFound, LeaseLost, WrongState
 from search.generations import Catalog

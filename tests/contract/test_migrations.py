@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from search import database as tables
+from search import tables
 from search.corpus import Corpus
 from search.database import SCHEMA_REVISION, Database, open_database, sqlite_url
 from search.documents import Document
@@ -193,7 +193,7 @@ def test_any_path_can_hold_the_database(tmp_path: Path, name: str) -> None:
 
 
 def test_a_lock_that_is_kept_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("search.database.LOCK_WAIT_S", 0.1)
     database = open_database(sqlite_url(tmp_path / "reindexer.db"))
     other = open_database(database.url)
 

@@ -19,7 +19,7 @@ from reindexer.errors import GateRefused, LeaseHeld
 from reindexer.journal import CUT_OVER_LEASE, SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.sync import sync_once
-from search import database as tables
+from search import tables
 from search.errors import (
     CollectionDamaged,
     CollectionMissing,

@@ -20,7 +20,7 @@ from reindexer.findings import Finding
 from reindexer.opening import sync_lexical
 from reindexer.settings import Settings
 from reindexer.stored_vectors import look_through
-from search import database as tables
+from search import tables
 from search.dense import CollectionSpec, Point
 from search.dense_edge import EdgeStore
 from search.dense_qdrant import QdrantStore

@@ -16,7 +16,7 @@ from reindexer.feedback import SECRET_FILE, feedback_of, forget_old_feedback
 from reindexer.service import ReindexerService
 from reindexer.settings import Settings
 from search.app import create_app
-from search.database import feedback, query_log, votes
+from search.tables import feedback, query_log, votes
 from tests.word_directory import WordDirectory
 
 N_DOCUMENTS = 12

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from reindexer.backup import make_backup
 from reindexer.selftest.sandbox import PREFIX
-from search import database as tables
+from search import tables
 from tests import warm_processes
 from tests.word_directory import WordDirectory
 

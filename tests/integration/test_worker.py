@@ -27,7 +27,7 @@ from reindexer.journal import BUILD_LEASE, SYNC_LEASE
 from reindexer.settings import Settings
 from reindexer.upgrade import resume
 from reindexer.worker import Worker, living_workers
-from search import database as tables
+from search import tables
 from search.errors import WrongState
 from search.processes import process_may_live, process_name
 from tests.tiny_models import make_tiny_model

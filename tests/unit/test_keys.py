@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from search.database import Database, api_keys, open_database, sqlite_url
+from search.database import Database, open_database, sqlite_url
 from search.errors import InvalidKey, KeyNotFound
 from search.keys import ApiKeys, check_rate, hash_secret, split_key
 from search.masking import mask_keys, mask_keys_in_logs
+from search.tables import api_keys
 
 KEY = "rk_4fK2mPq9Lx_0123456789abcdefghijABCDEFGHIJ"
 SECRET = KEY.rpartition("_")[2]

@@ -15,7 +15,7 @@ from reindexer.errors import JobInvalid, ScheduleInvalid
 from reindexer.job_kinds import checked_arguments
 from reindexer.jobs import Job, JobQueue
 from reindexer.schedule import Clock, Schedules, next_after
-from search import database as tables
+from search import tables
 from search.database import Database, open_database, sqlite_url
 
 
