@@ -232,9 +232,10 @@ class ReindexerService:
     # -- threads -----------------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        while not self._stop.wait(FOLLOW_S):
+        pause_s = FOLLOW_S
+        while not self._stop.wait(pause_s):
             try:
-                self.manager.follow()
+                pause_s = self.manager.follow()
             except SearchError as error:
                 log.warning("cannot follow the catalog: %s", error)
                 self._stop.wait(RETRY_S)

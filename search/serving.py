@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLLOW_S = 0.05  # how often the catalog is asked which generation is live
+FOLLOW_S = 0.05  # how often the catalog is asked which generation is live, during a switch
+QUIET_FOLLOW_S = 0.2  # and while nothing is going on
 HEARTBEAT_S = 1.0
 RETRY_S = 2.0  # after a generation could not be opened
 ASKED_FOR = 1  # ready generations that are open at a time because somebody asked one of them
@@ -202,10 +203,10 @@ class SearcherManager:
 
     # -- following the catalog -----------------------------------------------------------------
 
-    def follow(self) -> None:
+    def follow(self) -> float:
         """One step: take what was loaded, fuse as the recipe says now, swap if the pointer moved,
         start loading what is asked for, close what nobody wants, and send a heartbeat when one is
-        due."""
+        due. Returns the seconds until the next."""
         pointers = self._catalog.pointers()
         target = pointers.request.target if pointers.request is not None else None
         self._collect()
@@ -218,6 +219,8 @@ class SearcherManager:
             self._start_opening(name)
         self._close_unwanted(wanted)
         self._heartbeat(pointers)
+        is_quiet = target is None and not self._opening and not self._asked
+        return QUIET_FOLLOW_S if is_quiet else FOLLOW_S
 
     def _still_asked(self) -> list[str]:
         """What was asked for lately and still is ready: a build, a cut-over or a prune that takes

@@ -76,7 +76,7 @@ class Serving:
             index.watermark >= head for index in self._opener.lexicals()
         )
 
-    def _repeat(self, step: Callable[[], None], every_s: float) -> None:
+    def _repeat(self, step: Callable[[], object], every_s: float) -> None:
         while not self._stop.wait(every_s):
             try:
                 step()
