@@ -177,8 +177,10 @@ def sync_generation(
 
 def repair_alias(data: DataDirectory) -> None:
     """Point the alias at the live collection if it does not."""
+    if not data.store.shared:
+        return  # nobody else has the collections, so there is no alias
     live = data.catalog.live()
-    if live is not None and data.store.shared and data.store.alias() != live.collection:
+    if live is not None and data.store.alias() != live.collection:
         data.store.set_alias(live.collection)
         log.info("alias repaired: it points at %s now", live.collection)
 
