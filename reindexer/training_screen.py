@@ -17,9 +17,10 @@ _SHOWN = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
 def show_training(
     outcome: TrainingOutcome, *, pairs: str, eval_dir: Path | None, quiet: bool
 ) -> None:
+    epochs = "epoch" if outcome.epochs == 1 else "epochs"
     say(
         f"{outcome.version}: {outcome.base} tuned on {count(outcome.pairs, 'pair')}, "
-        f"{outcome.epochs:g} epochs ({count(outcome.steps, 'step')}) in "
+        f"{outcome.epochs:g} {epochs} ({count(outcome.steps, 'step')}) in "
         f"{duration(outcome.seconds)}{', stopped early' if outcome.stopped_early else ''}\n"
     )
     if outcome.metrics:

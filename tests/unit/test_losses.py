@@ -159,7 +159,7 @@ def test_dimensions_come_from_the_model_or_as_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "epochs"), [(50, 4), (827, 3), (1_600, 2), (5_700, 1), (10**6, 1)]
+    ("pairs", "epochs"), [(50, 4), (827, 3), (1_686, 3), (2_000, 2), (5_700, 2), (10_000, 1)]
 )
 def test_small_sets_are_gone_over_more_often(pairs: int, epochs: int) -> None:
     assert schedule(TrainingRecipe(), pairs, is_static=False).epochs == epochs
