@@ -163,6 +163,8 @@ class ReindexerService:
 
         def tell() -> None:
             address.write(self._data.path)
+            if self._worker is not None:  # its jobs ask this service
+                self._worker.start()
             on_ready(self.url)
 
         self._server = server = HttpServer(
@@ -180,8 +182,6 @@ class ReindexerService:
             self.manager.wait_until_live(OPEN_S)
             for thread in threads:
                 thread.start()
-            if self._worker is not None:
-                self._worker.start()
             server.run(sockets=[self._socket])
         finally:
             if self._worker is not None:
