@@ -21,8 +21,7 @@ SHORTEST_DIM = 32
 # How often a transformer goes over its pairs, as long as that makes no more than so many steps;
 # more pairs than these are gone over once. Measured: docs/results.md.
 EPOCHS = ((4.0, 75), (3.0, 160), (2.0, 500))
-# A table of token vectors learns a little in each of about so many steps.
-STATIC_STEPS = 75
+STATIC_STEPS = 75  # of a table of token vectors, in as many epochs as that takes
 MAX_STATIC_EPOCHS = 10.0
 
 
@@ -134,8 +133,7 @@ def schedule(
 ) -> Schedule:
     """Fill in what the recipe leaves open.
 
-    n_negatives: of each pair; a step computes them too and tells more apart, so each counts for one
-    and a half pairs.
+    n_negatives: of each pair; a step computes them too and tells more apart, so fewer are made.
 
     Static models compute almost nothing a step and only the tokens of a batch learn from it, so
     they take large batches, large steps and more epochs; adapters (LoRA) take larger steps than
@@ -148,10 +146,11 @@ def schedule(
     per_epoch = max(1, math.ceil(batches) if processes == 1 else math.floor(batches))
     epochs = recipe.epochs
     if epochs is None:
-        worth = per_epoch * (1 + 1.5 * n_negatives)
         if is_static:
-            epochs = float(min(max(round(STATIC_STEPS / worth), 1), MAX_STATIC_EPOCHS))
+            wanted = STATIC_STEPS * 2 / (2 + n_negatives)
+            epochs = float(min(max(round(wanted / per_epoch), 1), MAX_STATIC_EPOCHS))
         else:
+            worth = per_epoch * (1 + 1.5 * n_negatives)
             epochs = next((times for times, most in EPOCHS if times * worth <= most), 1.0)
     steps = max(1, math.ceil(per_epoch * epochs))
     return Schedule(

@@ -159,10 +159,18 @@ def test_dimensions_come_from_the_model_or_as_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "epochs"), [(50, 4), (827, 3), (1_686, 3), (2_000, 2), (5_700, 2), (10_000, 1)]
+    ("pairs", "epochs"),
+    [(50, 4), (827, 3), (1_686, 3), (2_000, 2), (5_700, 2), (10_000, 1), (10**6, 1)],
 )
 def test_small_sets_are_gone_over_more_often(pairs: int, epochs: int) -> None:
     assert schedule(TrainingRecipe(), pairs, is_static=False).epochs == epochs
+
+
+@pytest.mark.parametrize(("n_negatives", "epochs"), [(0, 9), (1, 6)])
+def test_a_table_of_token_vectors_makes_about_so_many_steps(n_negatives: int, epochs: int) -> None:
+    found = schedule(TrainingRecipe(), 1_000, is_static=True, n_negatives=n_negatives)
+
+    assert (found.batch_size, found.epochs) == (125, epochs)
 
 
 def test_negatives_take_the_place_of_steps() -> None:
