@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BLOCK = 100  # queries before it is the other's turn
+
+Ask = Callable[[str], object]
+
 
 @dataclass(frozen=True, slots=True)
 class _Line:
@@ -103,6 +107,22 @@ def interleaved(works: Sequence[Callable[[], object]], rounds: int) -> list[list
         for times, work in zip(taken, works, strict=True):
             times.append(seconds(work))
     return taken
+
+
+def queries_by_turns(asks: Sequence[Ask], texts: Sequence[str]) -> list[list[float]]:
+    """Milliseconds of each query, block by block in turn; the first block is asked twice."""
+    taken_ms: list[list[float]] = [[] for _ in asks]
+    for ask in asks:
+        for text in texts[:BLOCK]:
+            ask(text)
+    for start in range(0, len(texts), BLOCK):
+        for ask, times in zip(asks, taken_ms, strict=True):
+            times += [ask_ms(ask, text) for text in texts[start : start + BLOCK]]
+    return taken_ms
+
+
+def ask_ms(ask: Ask, text: str) -> float:
+    return seconds(lambda: ask(text)) * 1e3
 
 
 def ratio(ours: Sequence[float], baseline: Sequence[float]) -> float:

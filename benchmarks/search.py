@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import qdrant_edge as engine
 import Stemmer
 
 from benchmarks.corpus import documents, fill, queries, vectors
-from benchmarks.report import Report, percentile
+from benchmarks.report import Ask, Report, ask_ms, percentile, queries_by_turns
 from search.analyzer import Analyzer
 from search.collection_file import read_collection_file
 from search.corpus import Corpus
@@ -50,7 +50,6 @@ from search.searcher import DEFAULT_DEPTH, Mode, Searcher, SearchRequest
 GENERATION, COLLECTION = "docs@1", "docs-1"
 DIM = 384
 PAGE = 5_000  # documents read or written at a time
-BLOCK = 100  # queries before it is the other's turn
 RECIPE = Recipe(
     model="stub@1",
     fingerprint="stub",
@@ -121,7 +120,7 @@ def _measure(report: Report, folder: Path, n_documents: int, texts: Sequence[str
 
 
 def _compare(report: Report, searcher: Searcher, direct: Direct, texts: Sequence[str]) -> None:
-    ours_ms, direct_ms = _interleaved([_hybrid(searcher), direct], texts)
+    ours_ms, direct_ms = queries_by_turns([_hybrid(searcher), direct], texts)
     p50, baseline = statistics.median(ours_ms), statistics.median(direct_ms)
     p99 = percentile(ours_ms, 0.99)
     report.figure("hybrid, p50", p50, "ms", at_most=2.0)
@@ -129,7 +128,7 @@ def _compare(report: Report, searcher: Searcher, direct: Direct, texts: Sequence
     report.figure("hybrid, p99 / p50", p99 / p50, at_most=3.0)
     report.figure("bm25s and the engine called directly, p50", baseline, "ms", note="baseline")
     report.figure("hybrid / direct, p50", p50 / baseline, at_most=1.3)
-    again_ms, by_hand_ms = _interleaved([_hybrid(searcher), direct.by_hand], texts)
+    again_ms, by_hand_ms = queries_by_turns([_hybrid(searcher), direct.by_hand], texts)
     by_hand = statistics.median(by_hand_ms)
     report.figure("the same answer by hand, p50", by_hand, "ms", note="second baseline")
     report.figure("hybrid / by hand, p50", statistics.median(again_ms) / by_hand)
@@ -151,7 +150,7 @@ def _modes(report: Report, searcher: Searcher, texts: Sequence[str]) -> None:
             for text in filters
         ),
     ):
-        (taken_ms,) = _interleaved([work], texts)
+        (taken_ms,) = queries_by_turns([work], texts)
         report.figure(
             f"{name}, p50",
             statistics.median(taken_ms),
@@ -167,9 +166,6 @@ def _modes(report: Report, searcher: Searcher, texts: Sequence[str]) -> None:
     )
 
 
-Ask = Callable[[str], object]
-
-
 def _hybrid(searcher: Searcher) -> Ask:
     return _asking(searcher, "hybrid")
 
@@ -182,26 +178,13 @@ def _asking(searcher: Searcher, mode: Mode, where: Filter = ()) -> Ask:
     return ask
 
 
-def _interleaved(asks: Sequence[Ask], texts: Sequence[str]) -> list[list[float]]:
-    """Milliseconds of each query, block by block in turn; the first block is asked twice."""
-    taken_ms: list[list[float]] = [[] for _ in asks]
-    for ask in asks:
-        for text in texts[:BLOCK]:
-            ask(text)
-    for start in range(0, len(texts), BLOCK):
-        for ask, times in zip(asks, taken_ms, strict=True):
-            for text in texts[start : start + BLOCK]:
-                times.append(_ms(ask, text))
-    return taken_ms
-
-
 def _threads(ask: Ask, texts: Sequence[str], n: int) -> tuple[list[float], float]:
     """Milliseconds of each query, and queries a second, of n threads at once."""
     taken_ms: list[float] = []
 
     def work(part: Sequence[str]) -> None:
         for text in part:
-            taken_ms.append(_ms(ask, text))
+            taken_ms.append(ask_ms(ask, text))
 
     workers = [threading.Thread(target=work, args=(texts[first::n],)) for first in range(n)]
     began = time.perf_counter()
@@ -210,12 +193,6 @@ def _threads(ask: Ask, texts: Sequence[str], n: int) -> tuple[list[float], float
     for worker in workers:
         worker.join()
     return taken_ms, len(texts) / (time.perf_counter() - began)
-
-
-def _ms(ask: Ask, text: str) -> float:
-    began = time.perf_counter()
-    ask(text)
-    return (time.perf_counter() - began) * 1e3
 
 
 class Direct:

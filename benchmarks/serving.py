@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 import httpx
 
 from benchmarks.corpus import documents, fill, queries
-from benchmarks.report import Report, percentile, seconds
+from benchmarks.report import Report, percentile, queries_by_turns
 from reindexer.data_directory import open_data_directory
 from reindexer.live import opened_here
 from reindexer.recipes import find_model
@@ -44,8 +43,7 @@ from tests.tiny_models import make_tiny_model
 
 DIM = 256  # of usual models of token vectors
 N_QUERIES = 1_000
-BLOCK, ROUNDS = 100, 3  # queries before it is the other's turn; rounds over all queries
-WARM_UP_QUERIES = 300
+ROUNDS = 3  # over all queries, in a process and over HTTP
 WARM_UP_S = 1.0
 PACED_CLIENTS, PAUSE_S = 2, 0.02  # a service that is busy, and not full
 WRITES, WRITE_PAUSE_S = 100, 0.05
@@ -148,37 +146,27 @@ def _taken_ms(answers: Sequence[Answered]) -> list[float]:
 def _compare_http(report: Report, url: str, copy: Settings, texts: Sequence[str]) -> None:
     """What HTTP adds for one client: the same queries in a process and over a connection."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
-    in_process_ms: list[float] = []
-    served_ms: list[float] = []
+
+    def over_http(text: str) -> None:
+        body = json.dumps({"query": text})
+        connection.request("POST", "/search", body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        assert response.status == 200, answer
+
     with open_data_directory(copy) as data:
         live = data.catalog.live()
         assert live is not None
-        with opened_here(data, live.name) as opened:
-            for start in range(0, ROUNDS * len(texts), BLOCK):
-                block = [texts[number % len(texts)] for number in range(start, start + BLOCK)]
-                in_process, served = (
-                    [
-                        1e3 * seconds(partial(opened.searcher.search, SearchRequest(query=text)))
-                        for text in block
-                    ],
-                    [1e3 * seconds(partial(_post, connection, text)) for text in block],
-                )
-                if start >= WARM_UP_QUERIES:
-                    in_process_ms += in_process
-                    served_ms += served
-    connection.close()
-    in_process_p50, served_p50 = statistics.median(in_process_ms), statistics.median(served_ms)
+        with opened_here(data, live.name) as opened, contextlib.closing(connection):
+
+            def in_process(text: str) -> None:
+                opened.searcher.search(SearchRequest(query=text))
+
+            here_ms, served_ms = queries_by_turns([in_process, over_http], list(texts) * ROUNDS)
+    in_process_p50, served_p50 = statistics.median(here_ms), statistics.median(served_ms)
     report.figure("hybrid in process, p50", in_process_p50, "ms", note="baseline")
     report.figure("hybrid over HTTP, one client, p50", served_p50, "ms")
     report.figure("HTTP adds, p50", served_p50 - in_process_p50, "ms", at_most=1.5)
-
-
-def _post(connection: HTTPConnection, text: str) -> None:
-    body = json.dumps({"query": text})
-    connection.request("POST", "/search", body, {"content-type": "application/json"})
-    response = connection.getresponse()
-    answer = json.loads(response.read())
-    assert response.status == 200, answer
 
 
 def _throughput(

@@ -203,13 +203,13 @@ def _detach(invocation: Invocation, arguments: list[str], *, as_json: bool) -> N
     if as_json:
         print_json(report)
         return
-    if build is None and process.poll() is None:
+    if build is not None:
+        say(f"Build {build.build_id} of {build.generation} goes on in the background.")
+    elif process.poll() is None:
         say("It goes on in the background, and has not begun to build yet.")
-    elif build is None:
+    else:
         say(log_path.read_text(encoding="utf-8", errors="replace").rstrip())
         return
-    else:
-        say(f"Build {build.build_id} of {build.generation} goes on in the background.")
     say(f"Output: {log_path}")
     next_steps("reindexer status --watch", "reindexer pause")
 
