@@ -97,7 +97,10 @@ def _build_with_full_disks(folder: Path) -> None:
 
 
 def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | None) -> str:
-    """What its process says on standard error."""
+    """What its process says on standard error, or leaves in the journal where that had room.
+
+    The write-ahead log of the journal's database may have pages that it uses again.
+    """
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("reindexer").addHandler(handler)
@@ -113,6 +116,9 @@ def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | No
         kill_points.listen(None)
         disk.make_room()
     logging.getLogger("reindexer").removeHandler(handler)
+    build = data.journal.build_of(name)
+    if build.state == "failed":
+        said.write(f"build {build.build_id} of {name} stopped: {build.reason}")
     return said.getvalue()
 
 
