@@ -11,6 +11,7 @@ import pytest
 from reindexer.journal import SYNC_LEASE
 from reindexer.running_service import RunningService
 from reindexer.service_address import ServiceAddress
+from reindexer.worker import Worker
 from tests import running_service
 from tests.word_directory import WordDirectory
 
@@ -50,6 +51,20 @@ def test_a_service_that_loads_is_not_found_before_it_answers_and_is_waited_for(
         finally:
             starting.__exit__(None, None, None)
     assert RunningService.find(directory) is None
+
+
+def test_the_worker_begins_once_the_service_answers(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered_at: list[ServiceAddress | None] = []
+
+    def start(_worker: Worker) -> None:
+        answered_at.append(ServiceAddress.read(directory.path))
+
+    monkeypatch.setattr(Worker, "start", start)
+    with running_service.RunningService(directory) as running:
+        assert [address.url for address in answered_at if address is not None] == [running.url]
+    assert len(answered_at) == 1
 
 
 def test_nobody_is_waited_for_where_no_service_is(directory: WordDirectory) -> None:

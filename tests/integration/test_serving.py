@@ -14,7 +14,7 @@ from search.errors import NoLiveGeneration, StoreError, StoreUnavailable
 from search.generations import ServingProcess
 from search.processes import process_name
 from search.searcher import Searcher, SearchRequest
-from search.serving import OpenGeneration, SearcherManager
+from search.serving import FOLLOW_S, QUIET_FOLLOW_S, OpenGeneration, SearcherManager
 from tests.word_directory import WordDirectory
 
 NAME = process_name()
@@ -122,6 +122,31 @@ def test_a_process_that_starts_late_takes_the_live_generation(
     with serving.manager.acquire() as searcher:
         assert searcher.generation == second
         assert ask(searcher) == "d7"
+
+
+def test_the_catalog_is_asked_more_often_while_something_goes_on(
+    serving: Serving, two: tuple[str, str]
+) -> None:
+    first, second = two
+    assert serving.manager.follow() == QUIET_FOLLOW_S
+
+    serving.directory.go_live(first)
+    assert serving.manager.follow() == FOLLOW_S  # it is being opened
+    serving.follow_until(lambda: serving.current() == first)
+    assert serving.manager.follow() == QUIET_FOLLOW_S
+
+    def compare() -> str:
+        with serving.manager.acquire(second) as searcher:
+            return searcher.generation
+
+    with ThreadPoolExecutor() as threads:
+        compared = threads.submit(compare)
+        serving.follow_until(compared.done)
+        assert compared.result() == second
+    assert serving.manager.follow() == FOLLOW_S  # it may be asked again
+    serving.request(second)
+    serving.follow_until(lambda: second in serving.names())
+    assert serving.manager.follow() == FOLLOW_S  # others may have to prepare still
 
 
 def test_a_prepared_generation_answers_only_after_the_catalog_has_moved(
