@@ -110,7 +110,7 @@ class RayPool:
             return self._actors
         if time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
-            self._room = self._places(ray.cluster_resources())  # type: ignore[no-untyped-call]
+            self._room = self._places(ray.cluster_resources())
         return self._room
 
     def _places(self, resources: dict[str, float]) -> int:

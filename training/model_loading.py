@@ -49,12 +49,12 @@ def load_model(version: ModelVersion) -> SentenceTransformer:
 def _quiet_transformers() -> Iterator[None]:
     """No progress bar for reading weights."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()
 
 
 def backend_tokenizer(model: SentenceTransformer, version: ModelVersion) -> tokenizers.Tokenizer:

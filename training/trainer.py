@@ -206,7 +206,7 @@ class _Trainer(SentenceTransformerTrainer):
         self._load_from_checkpoint(str(best))
 
 
-class _Watch(TrainerCallback):
+class _Watch(TrainerCallback):  # type: ignore[misc]
     """Progress, checkpoints by the clock, the mark that one is complete, and the early end."""
 
     def __init__(self, schedule: Schedule, patience: int | None, on_step: OnStep) -> None:
@@ -304,7 +304,7 @@ def quiet_libraries() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     shown = transformers_logging.is_progress_bar_enabled()
     bars = not datasets.are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -316,4 +316,4 @@ def quiet_libraries() -> Iterator[None]:
         if bars:
             datasets.enable_progress_bars()
         if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()

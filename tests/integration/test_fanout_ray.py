@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,22 +25,28 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster with room for two actors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_enable_worker_prestart", "0")  # of processes that nobody would ask
+        context = _start_ray()
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+def _start_ray() -> Any:
     for attempt in range(3):  # on a busy machine it gives up after 30 s
         try:
-            context = ray.init(
+            return ray.init(
                 num_cpus=2,
                 object_store_memory=100_000_000,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            break
         except Exception:
             ray.shutdown()
             if attempt == 2:
                 raise
-    yield context.address_info["address"]
-    ray.shutdown()
+    raise AssertionError
 
 
 def test_actors_make_what_one_process_makes_and_a_dead_one_costs_its_chunk(

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(960)
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tour.md"
-DOCUMENTS = 800
-EPOCHS = 10  # of a model that is quick to train, and knows nothing
-DIM = 128
+DOCUMENTS = 1_500
+EPOCHS = 5  # of a model that is quick to train, and knows nothing
+DIM = 256
 TIMEOUT_S = 900.0  # of a machine that others keep busy; a quiet one takes a minute at most
 
 
