@@ -24,7 +24,10 @@ class SmallDisk:
         """Until so much is free."""
         there = self._ballast.stat().st_size if self._ballast.exists() else 0
         with self._ballast.open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, there + self.free() - leave_bytes))
+            while (more := self.free() - leave_bytes) > 0:
+                with contextlib.suppress(OSError):  # another took some of it meanwhile
+                    os.posix_fallocate(file.fileno(), there, more)
+                    return
 
     def make_room(self) -> None:
         self._ballast.unlink(missing_ok=True)

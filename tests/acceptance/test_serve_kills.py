@@ -15,7 +15,7 @@ from tests.tiny_models import make_tiny_model
 
 N_DOCUMENTS = 150
 PAUSE_S = 0.04  # between a client's requests; processes that start need the machine more
-KILLS = ["build", "worker", "serve", "worker", "serve", "worker", "worker", "serve"]
+KILLS = ["build", "worker", "serve", "worker", "worker", "serve"]
 SEED = 11
 
 

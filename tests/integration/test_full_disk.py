@@ -97,10 +97,8 @@ def _build_with_full_disks(folder: Path) -> None:
 
 
 def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | None) -> str:
-    """What its process says on standard error, or leaves in the journal where that had room.
-
-    The write-ahead log of the journal's database may have pages that it uses again.
-    """
+    """What its process says on standard error, or leaves in the journal where that has room: its
+    database may have pages that it uses again."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("reindexer").addHandler(handler)

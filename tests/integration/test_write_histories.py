@@ -64,7 +64,7 @@ def _settings(folder: Path) -> Settings:
 
 def _copy_data(source: str, target: str) -> None:
     """The engine's files are large, and mostly holes."""
-    with open(source, "rb") as old, open(target, "wb") as new:
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
         size = new.truncate(os.fstat(old.fileno()).st_size)
         end = 0
         with contextlib.suppress(OSError):  # no more data
