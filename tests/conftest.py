@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -56,6 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _turn(item.path))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collecting garbage, which a training does at its end, need not
+    go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _turn(path: Path) -> int:
