@@ -27,6 +27,7 @@ from search.api_limits import ApiLimits
 from search.app import create_app
 from search.drain import Drain
 from search.errors import LeaseLost, SearchError, StoreError, WrongState
+from search.lexical import warm as warm_lexical
 from search.operations import Operations
 from search.processes import process_name
 from search.query_batches import QueryBatches
@@ -178,6 +179,9 @@ class ReindexerService:
             threading.Thread(target=self._follow, name="follow", daemon=True),
             threading.Thread(target=self._replay, name="replay", daemon=True),
         ]
+        if self._data.catalog.live() is None and settings.lexical_kind == "bm25s":
+            # The first switch should not wait for what is compiled once on a machine.
+            threads.append(threading.Thread(target=warm_lexical, name="warm", daemon=True))
         try:
             self.manager.wait_until_live(OPEN_S)
             for thread in threads:

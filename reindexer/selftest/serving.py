@@ -14,6 +14,7 @@ from reindexer.journal import SYNC_LEASE
 from reindexer.opening import Opener
 from reindexer.sync import sync_opened
 from search.errors import SearchError
+from search.lexical import warm
 from search.processes import process_name
 from search.serving import FOLLOW_S, SearcherManager
 from training.errors import TrainingError
@@ -39,6 +40,7 @@ class Serving:
         ]
 
     def __enter__(self) -> Self:
+        warm()  # what is compiled once on a machine counts against nobody's time-out
         self._lease = self._data.journal.lease(SYNC_LEASE, wait_s=5.0)
         for thread in self._threads:
             thread.start()

@@ -67,6 +67,16 @@ def test_the_worker_begins_once_the_service_answers(
     assert len(answered_at) == 1
 
 
+def test_before_the_first_switch_the_scoring_is_compiled_already(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = threading.Event()
+    monkeypatch.setattr("reindexer.service.warm_lexical", compiled.set)
+
+    with running_service.RunningService(directory):
+        assert compiled.wait(WAIT_S)
+
+
 def test_nobody_is_waited_for_where_no_service_is(directory: WordDirectory) -> None:
     with directory.journal.lease(SYNC_LEASE):
         assert RunningService.find(directory) is None
