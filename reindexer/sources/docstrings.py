@@ -37,12 +37,15 @@ class DocstringSource:
         self,
         *,
         limit: int | None = None,
+        max_characters: int | None = None,
         name: str = DEFAULT_SOURCE,
         roots: dict[Path, bool] | None = None,
     ) -> None:
-        """limit: at most so many documents; None for all. roots: folders to look for packages in,
-        and whether each is the standard library; None for those of this interpreter."""
+        """limit: at most so many documents; None for all. max_characters: longer docstrings are
+        left out. roots: folders to look for packages in, and whether each is the standard library;
+        None for those of this interpreter."""
         self._limit = limit
+        self._max_characters = max_characters
         self._name = name
         self._roots = _interpreter_roots() if roots is None else roots
         self._n_read = 0
@@ -77,6 +80,8 @@ class DocstringSource:
         for path, module in package.modules():
             where = path.relative_to(package.root).as_posix()
             for dotted_name, kind, docstring, line in _docstrings_of(path, module):
+                if self._max_characters is not None and len(docstring) > self._max_characters:
+                    continue
                 try:
                     document = Document.of(
                         doc_id=dotted_name,

@@ -115,6 +115,19 @@ def test_packages_take_turns(packages: Path) -> None:
     assert list(found) == ["alpha", "beta", "alpha.escape", "beta.one"]
 
 
+def test_long_ones_are_left_out_and_do_not_count(packages: Path) -> None:
+    lengths = {
+        doc_id: len(document.text)
+        for doc_id, document in documents(DocstringSource(roots={packages: False})).items()
+    }
+    longest = max(lengths.values())
+
+    short = DocstringSource(roots={packages: False}, max_characters=longest - 1)
+    assert set(documents(short)) == {key for key, value in lengths.items() if value < longest}
+    few = DocstringSource(roots={packages: False}, max_characters=longest - 1, limit=4)
+    assert len(documents(few)) == 4
+
+
 def test_nothing_is_imported_and_nobody_is_warned(packages: Path) -> None:
     before = set(sys.modules)
 
