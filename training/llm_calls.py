@@ -78,6 +78,7 @@ class EndpointCalls:
         self._until_first_answer = asyncio.Lock()
         self._answered = False
         self._failed_in_a_row = 0
+        self._stopped_by: TrainingError | None = None
         self._length_option = "max_tokens"
 
     async def __aenter__(self) -> Self:
@@ -95,18 +96,24 @@ class EndpointCalls:
         """The answer to a conversation of {"role", "content"}.
 
         Raises RequestFailed when this request cannot be answered, EndpointRefused and
-        EndpointUnavailable when no other would be either.
+        EndpointUnavailable when no other would be either; nothing more is sent from then on.
         """
-        if not self._answered:
-            async with self._until_first_answer:
-                if not self._answered:
-                    return await self._ask(messages)
-        return await self._ask(messages)
+        try:
+            if not self._answered:
+                async with self._until_first_answer:
+                    if not self._answered:
+                        return await self._ask(messages)
+            return await self._ask(messages)
+        except (EndpointRefused, EndpointUnavailable) as error:
+            self._stopped_by = self._stopped_by or error
+            raise
 
     async def _ask(self, messages: Sequence[Mapping[str, str]]) -> Completion:
         attempt = 1
         while True:
             await self._pace.turn()
+            if self._stopped_by is not None:
+                raise self._stopped_by
             self.n_requests += 1
             try:
                 completion = self._read(await self._send(messages))

@@ -206,6 +206,7 @@ class _Run:
         self._endpoint = endpoint
         self._kept = kept
         self._on_progress = on_progress
+        self._stopped_by: Exception | None = None
 
     async def ask_all(self) -> None:
         """Documents that read the same share one request."""
@@ -226,19 +227,24 @@ class _Run:
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(min(self._endpoint.concurrency, len(alike))):
                         workers.create_task(self._work(calls, waiting))
-            except ExceptionGroup as stopped:
-                raise stopped.exceptions[0] from None
             finally:
                 self.requests = calls.n_requests
+        if self._stopped_by is not None:
+            raise self._stopped_by
 
     async def _work(
         self, calls: EndpointCalls, waiting: Iterator[tuple[str, list[JudgedDocument]]]
     ) -> None:
-        for key, documents in waiting:
+        """What stops one stops all, after the answers on their way: they cost as much."""
+        while self._stopped_by is None and (following := next(waiting, None)) is not None:
+            key, documents = following
             try:
                 self._take(documents, await self._ask(calls, key, documents[0]))
             except RequestFailed as error:
                 self.failed.update({document.doc_id: str(error) for document in documents})
+            except Exception as error:
+                self._stopped_by = self._stopped_by or error
+                return
             self._report()
 
     async def _ask(self, calls: EndpointCalls, key: str, document: JudgedDocument) -> list[str]:

@@ -82,7 +82,10 @@ def test_a_key_that_is_withdrawn_on_the_way_stops_the_run_and_loses_nothing(
     gone = Reply(status=403, body='{"error": {"message": "key revoked"}}')
 
     def answer(number: int, document: str) -> Reply:
-        return gone if number >= 10 else Reply(answer=queries_of(document))
+        if number >= 10:
+            return gone
+        # One is still on its way when the next is refused.
+        return Reply(answer=queries_of(document), delay_s=0.3 if number == 8 else 0.0)
 
     with CompletionServer(answer) as server:
         with pytest.raises(EndpointRefused, match="key revoked"):
