@@ -4,9 +4,10 @@ stopped at once where it cannot. The one seam to the `openai` package."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -74,11 +75,12 @@ class EndpointCalls:
             timeout=endpoint.timeout_s,
             max_retries=0,
         )
-        self._pace = _Pace(endpoint.requests_per_min)
+        self._pace = _Pace(endpoint.requests_per_min, self._sleep)
         self._until_first_answer = asyncio.Lock()
         self._answered = False
         self._failed_in_a_row = 0
-        self._stopped_by: TrainingError | None = None
+        self.stopped_by: Exception | None = None
+        self._stopped = asyncio.Event()
         self._length_option = "max_tokens"
 
     async def __aenter__(self) -> Self:
@@ -96,24 +98,32 @@ class EndpointCalls:
         """The answer to a conversation of {"role", "content"}.
 
         Raises RequestFailed when this request cannot be answered, EndpointRefused and
-        EndpointUnavailable when no other would be either; nothing more is sent from then on.
+        EndpointUnavailable when no other would be either; after `stop`, what that was told.
         """
-        try:
-            if not self._answered:
-                async with self._until_first_answer:
-                    if not self._answered:
-                        return await self._ask(messages)
-            return await self._ask(messages)
-        except (EndpointRefused, EndpointUnavailable) as error:
-            self._stopped_by = self._stopped_by or error
-            raise
+        if not self._answered:
+            async with self._until_first_answer:
+                if not self._answered:
+                    return await self._ask(messages)
+        return await self._ask(messages)
+
+    def stop(self, error: Exception) -> None:
+        """Send nothing more, because of the first error told. What is on its way is answered."""
+        self.stopped_by = self.stopped_by or error
+        self._stopped.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Raises what stopped everything, as soon as something does."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+        if self.stopped_by is not None:
+            raise self.stopped_by
 
     async def _ask(self, messages: Sequence[Mapping[str, str]]) -> Completion:
         attempt = 1
         while True:
             await self._pace.turn()
-            if self._stopped_by is not None:
-                raise self._stopped_by
+            if self.stopped_by is not None:
+                raise self.stopped_by
             self.n_requests += 1
             try:
                 completion = self._read(await self._send(messages))
@@ -125,7 +135,7 @@ class EndpointCalls:
                 if _status(error) == 429:
                     self._pace.pause(wait_s)  # the limit is the account's, not this request's
                 else:
-                    await asyncio.sleep(wait_s)
+                    await self._sleep(wait_s)
                 attempt += 1
                 continue
             self._answered = True
@@ -235,13 +245,16 @@ class EndpointCalls:
 class _Pace:
     """When the next request may go out."""
 
-    def __init__(self, requests_per_min: float | None) -> None:
+    def __init__(
+        self, requests_per_min: float | None, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._sleep = sleep
         self._interval_s = 60 / requests_per_min if requests_per_min else 0.0
         self._next_at = 0.0  # on the monotonic clock
 
     async def turn(self) -> None:
         while (wait_s := self._next_at - time.monotonic()) > 0:
-            await asyncio.sleep(wait_s)
+            await self._sleep(wait_s)
         self._next_at = time.monotonic() + self._interval_s
 
     def pause(self, wait_s: float) -> None:

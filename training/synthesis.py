@@ -206,7 +206,6 @@ class _Run:
         self._endpoint = endpoint
         self._kept = kept
         self._on_progress = on_progress
-        self._stopped_by: Exception | None = None
 
     async def ask_all(self) -> None:
         """Documents that read the same share one request."""
@@ -229,21 +228,20 @@ class _Run:
                         workers.create_task(self._work(calls, waiting))
             finally:
                 self.requests = calls.n_requests
-        if self._stopped_by is not None:
-            raise self._stopped_by
+        if calls.stopped_by is not None:
+            raise calls.stopped_by
 
     async def _work(
         self, calls: EndpointCalls, waiting: Iterator[tuple[str, list[JudgedDocument]]]
     ) -> None:
         """What stops one stops all, after the answers on their way: they cost as much."""
-        while self._stopped_by is None and (following := next(waiting, None)) is not None:
-            key, documents = following
+        for key, documents in waiting:
             try:
                 self._take(documents, await self._ask(calls, key, documents[0]))
             except RequestFailed as error:
                 self.failed.update({document.doc_id: str(error) for document in documents})
             except Exception as error:
-                self._stopped_by = self._stopped_by or error
+                calls.stop(error)
                 return
             self._report()
 

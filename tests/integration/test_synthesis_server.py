@@ -97,6 +97,21 @@ def test_a_key_that_is_withdrawn_on_the_way_stops_the_run_and_loses_nothing(
     assert (done.answered_before, len(server.requests)) == (10, 40)
 
 
+def test_nobody_waits_for_a_turn_after_a_refusal(tmp_path: Path) -> None:
+    def answer(number: int, document: str) -> Reply:
+        if number == 1:
+            return Reply(status=429, body="{}", headers={"Retry-After": "100"})
+        if number == 2:
+            return Reply(status=403, body="{}", delay_s=0.5)
+        return Reply(answer=queries_of(document))
+
+    began = time.monotonic()
+    with CompletionServer(answer) as server, pytest.raises(EndpointRefused, match="HTTP 403"):
+        run(server, tmp_path, concurrency=2)
+    assert time.monotonic() - began < 100
+    assert len(server.requests) == 3
+
+
 def test_an_unknown_model_or_path_stops_at_once(tmp_path: Path) -> None:
     with CompletionServer() as server:
         missing = Reply(status=404, body='{"error": {"message": "model m does not exist"}}')
