@@ -3,7 +3,6 @@ shrunk to the few steps that matter."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -67,11 +66,13 @@ def _copy_data(source: str, target: str) -> None:
     with Path(source).open("rb") as old, Path(target).open("wb") as new:
         size = new.truncate(os.fstat(old.fileno()).st_size)
         end = 0
-        with contextlib.suppress(OSError):  # no more data
-            while end < size:
+        while end < size:
+            try:
                 start = os.lseek(old.fileno(), end, os.SEEK_DATA)
-                end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
-                os.pwrite(new.fileno(), os.pread(old.fileno(), end - start, start), start)
+            except OSError:  # no more data
+                return
+            end = os.lseek(old.fileno(), start, os.SEEK_HOLE)
+            os.pwrite(new.fileno(), os.pread(old.fileno(), end - start, start), start)
 
 
 def histories(template: Path) -> type[RuleBasedStateMachine]:
