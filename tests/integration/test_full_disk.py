@@ -97,8 +97,7 @@ def _build_with_full_disks(folder: Path) -> None:
 
 
 def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | None) -> str:
-    """What its process says on standard error, or leaves in the journal where that has room: its
-    database may have pages that it uses again."""
+    """What its process says on standard error."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     logging.getLogger("reindexer").addHandler(handler)
@@ -114,9 +113,6 @@ def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | No
         kill_points.listen(None)
         disk.make_room()
     logging.getLogger("reindexer").removeHandler(handler)
-    build = data.journal.build_of(name)
-    if build.state == "failed":
-        said.write(f"build {build.build_id} of {name} stopped: {build.reason}")
     return said.getvalue()
 
 
