@@ -179,10 +179,10 @@ class ReindexerService:
             threading.Thread(target=self._follow, name="follow", daemon=True),
             threading.Thread(target=self._replay, name="replay", daemon=True),
         ]
-        if self._data.catalog.live() is None and settings.lexical_kind == "bm25s":
-            # The first switch should not wait for what is compiled once on a machine.
-            threads.append(threading.Thread(target=warm_lexical, name="warm", daemon=True))
         try:
+            if self._data.catalog.live() is None and settings.lexical_kind == "bm25s":
+                # The first switch should not wait for what is compiled once on a machine.
+                threads.append(threading.Thread(target=warm_lexical, name="warm", daemon=True))
             self.manager.wait_until_live(OPEN_S)
             for thread in threads:
                 thread.start()

@@ -12,6 +12,7 @@ from reindexer.journal import SYNC_LEASE
 from reindexer.running_service import RunningService
 from reindexer.service_address import ServiceAddress
 from reindexer.worker import Worker
+from search.errors import DatabaseUnavailable
 from tests import running_service
 from tests.word_directory import WordDirectory
 
@@ -75,6 +76,21 @@ def test_before_the_first_switch_the_scoring_is_compiled_already(
 
     with running_service.RunningService(directory):
         assert compiled.wait(WAIT_S)
+
+
+def test_a_start_that_fails_gives_everything_back(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> None:
+        raise DatabaseUnavailable("it is away")
+
+    service = running_service.RunningService(directory).service
+    monkeypatch.setattr(directory.catalog, "live", gone)
+
+    with pytest.raises(DatabaseUnavailable, match="it is away"):
+        service.run(on_ready=lambda _url: None)
+    assert directory.journal.holder(SYNC_LEASE) is None
+    assert ServiceAddress.read(directory.path) is None
 
 
 def test_nobody_is_waited_for_where_no_service_is(directory: WordDirectory) -> None:
