@@ -40,7 +40,7 @@ class Installation:
 
     data_dir: Path
 
-    def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             process = self._start(*args, stdout=out, stderr=err)
@@ -50,7 +50,7 @@ class Installation:
                 args, process.exitcode, out.read_text(), err.read_text()
             )
 
-    def json(self, *args: str, timeout_s: float = 120) -> Any:
+    def json(self, *args: str, timeout_s: float = 300) -> Any:
         done = self.run(*args, "--json", timeout_s=timeout_s)
         assert done.returncode == 0, f"{args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)

@@ -305,7 +305,7 @@ def losses(settings: Settings, truth: Mapping[str, str]) -> Iterator[str]:
         opener.close()
 
 
-def wait_for(happened: Callable[[], bool], timeout_s: float = 120.0) -> None:
+def wait_for(happened: Callable[[], bool], timeout_s: float = 240.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -67,7 +67,6 @@ def fleet(
             started.close()
 
 
-@pytest.mark.timeout(280)
 def test_twenty_switches_under_full_load_fail_and_mix_nothing(
     fleet: Fleet, server: QdrantServer
 ) -> None:
@@ -118,7 +117,6 @@ def test_a_write_through_any_member_is_visible_in_it_when_it_says_so(fleet: Flee
         assert document["doc_id"] in [hit["doc_id"] for hit in hits]
 
 
-@pytest.mark.timeout(280)
 def test_one_that_cannot_prepare_blocks_the_switch_and_is_named(
     fleet: Fleet, models: list[Path]
 ) -> None:
@@ -138,7 +136,6 @@ def test_one_that_cannot_prepare_blocks_the_switch_and_is_named(
     fleet.switch()
 
 
-@pytest.mark.timeout(280)
 def test_one_that_is_frozen_or_killed_is_left_behind_and_one_that_starts_catches_up(
     fleet: Fleet,
 ) -> None:

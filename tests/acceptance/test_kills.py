@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from reindexer.build_job import BuildJob
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory, open_data_directory
@@ -112,7 +110,6 @@ class Killer:
             yield attempt
 
 
-@pytest.mark.timeout(280)
 def test_kills_at_random_moments_lose_and_repeat_nothing(
     tmp_path: Path, two_models: tuple[Path, Path]
 ) -> None:

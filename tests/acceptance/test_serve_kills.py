@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.conftest import text_of
 from tests.acceptance.supervised import Readers, Supervised, Writers, losses, wait_for
 from tests.tiny_models import make_tiny_model
@@ -19,7 +17,6 @@ KILLS = ["build", "worker", "serve", "worker", "worker", "serve"]
 SEED = 11
 
 
-@pytest.mark.timeout(280)
 def test_kills_lose_no_acknowledged_write_and_the_service_comes_back(tmp_path: Path) -> None:
     models = [make_tiny_model(tmp_path / f"m{n}", kind="static", seed=n) for n in range(3)]
     documents = {f"d{number}": text_of(number) for number in range(N_DOCUMENTS)}

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
 from tests.acceptance.conftest import Installation, text_of, write_jsonl
 from training.encoder import Encoder
@@ -87,7 +86,6 @@ class Load:
                 time.sleep(PAUSE_S)
 
 
-@pytest.mark.timeout(280)
 def test_each_answer_comes_from_one_generation_and_no_write_is_lost(
     installation: Installation,
     service: Callable[[], object],
