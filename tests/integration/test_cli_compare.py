@@ -89,6 +89,16 @@ def test_models_and_dimensions_are_compared_on_one_folder(place: Path) -> None:
     assert "Holm" in shown.stdout
 
 
+def test_a_model_is_compared_with_itself_in_other_numbers(place: Path) -> None:
+    make_tiny_model(place / "read")
+    found = run_json("compare", "./read", "--dtypes", "fp32,int8", "--eval", "judged")
+    exact, rounded = found["models"]
+    assert [exact["name"], rounded["name"]] == ["read@1 fp32", "read@1 int8"]
+    assert [exact["dtype"], rounded["dtype"]] == ["fp32", "int8"]
+    assert found["baseline"] == "read@1 fp32"
+    assert abs(rounded["difference"]["ndcg@10"]["mean"]) < 0.1
+
+
 def test_evaluate_scores_a_model_at_every_dimension_and_by_slice() -> None:
     found = run_json("evaluate", "judged", "--model", "./one", "--dims", "16,8")
     assert list(found["metrics"]) == ["dense", "dense:16", "dense:8"]
@@ -118,6 +128,7 @@ def test_evaluate_probes_a_model_on_other_tasks(place: Path) -> None:
         (["compare", "./one", "--eval", "nothing"], 1, "found nothing at nothing"),
         (["compare", "./one", "--eval", "judged", "--split", "dev"], 1, "expected a split 'dev'"),
         (["compare", "./one", "--eval", "judged", "--dims", "many"], 2, "expected numbers"),
+        (["compare", "./one", "--eval", "judged", "--dtypes", "int4"], 2, "found 'int4', expected"),
         (["compare", "./one:0", "--eval", "judged"], 2, "no vector has 0 dimensions"),
         (["compare", "./one", "--eval", "judged", "--baseline", "./two"], 2, "name it as a REF"),
         (["compare", "absent@3", "--eval", "judged"], 1, "no model"),

@@ -36,7 +36,7 @@ def measured(name: str, found: dict[int, Scores], **more: float) -> Measurement:
     values: dict[str, float] = {"n_documents": 1_000, "n_tokens": 50_000, "encode_s": 10.0, **more}
     return Measurement(
         model=name, scores=found, memory_bytes=500_000_000, device_memory_bytes=None, device="cpu",
-        **values,  # type: ignore[arg-type]
+        dtype="fp32", **values,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_a_dimension_is_named_after_a_colon_and_the_full_one_is_not() -> None:
 
 class CountedEncoder(HashEncoder):
     device = "cpu"
+    dtype = "fp32"
     max_tokens = 2
 
     def __init__(self) -> None:

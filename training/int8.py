@@ -1,0 +1,153 @@
+"""A transformer in 8-bit integers on a CPU, through ONNX Runtime. Needs the extra `onnx`.
+
+Weights get a scale for each column, once; what comes in gets one for each text while it runs. A
+text is computed by itself, so its row does not depend on what else is encoded, and numbers of 7
+bits are multiplied, so it is the same on processors that would overflow with 8.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from training.errors import ModelUnsupported
+from training.extras import require
+from training.model_version import ModelVersion
+
+log = logging.getLogger(__name__)
+
+MIN_COSINE = 0.9  # of the worst probe text to fp32; below it a model does not stand the rounding
+_OUTPUT = "last_hidden_state"
+_TRACED_TOKENS = 16  # of the text that the computation is read off
+
+Rows = NDArray[np.float32]
+
+
+def to_int8(
+    model: SentenceTransformer,
+    version: ModelVersion,
+    *,
+    threads: int,
+    probe: Callable[[], Rows],
+    cache_dir: Path | None,
+) -> None:
+    """Replace the forward pass of the model's transformer; what comes after stays as it is.
+
+    threads: of one text. probe: encodes some texts with the model as it is. cache_dir: where the
+    weights are kept for the next start; making them takes seconds to a minute.
+
+    Raises ExtraMissing, and ModelUnsupported for a model that cannot be brought into integers or
+    that gives other rows in them.
+    """
+    require("onnx", "onnxruntime", "onnxscript", extra="onnx")
+    transformer: Any = model[0]
+    if getattr(transformer, "module_output_name", None) != "token_embeddings":
+        raise ModelUnsupported(f"model {version} has no transformer to compute in int8")
+    exact = probe()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx") if cache_dir is None else cache_dir / _file_name(version)
+        session = _stored(path, threads)
+        if session is None:
+            _write(transformer.model, version, path)
+            session = _session(path, threads)
+
+    def forward(input_ids: torch.Tensor, **_: object) -> dict[str, torch.Tensor]:
+        found = session.run(None, {"input_ids": input_ids.numpy()})[0]
+        return {_OUTPUT: torch.from_numpy(found)}
+
+    transformer.model.forward = forward
+    for parameter in transformer.model.parameters():
+        parameter.data = torch.empty(0)
+    cosine = float(np.einsum("nd,nd->n", exact, probe()).min())
+    log.info("%s in int8: lowest cosine to fp32 %.4f", version, cosine)
+    if not cosine >= MIN_COSINE:
+        raise ModelUnsupported(
+            f"model {version} does not stand 8-bit integers: a text's row has cosine {cosine:.3f} "
+            f"to the one in fp32, expected {MIN_COSINE}; set encoder.dtype = auto"
+        )
+
+
+def _stored(path: Path, threads: int) -> Any:
+    """None where there is none, or none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        return _session(path, threads)
+    except Exception as error:  # ONNX Runtime has a class for each reason
+        log.warning("%s cannot be read (%s); making it again", path, type(error).__name__)
+        return None
+
+
+def _file_name(version: ModelVersion) -> str:
+    made_with = [installed("torch"), installed("transformers"), installed("onnxruntime")]
+    return "-".join(["int8", version.fingerprint[:16], *made_with]) + ".onnx"
+
+
+def _write(transformer: torch.nn.Module, version: ModelVersion, path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    log.info("bringing %s into 8-bit integers", version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        exact, fresh = Path(folder, "exact.onnx"), Path(folder, "fresh.onnx")
+        try:
+            _export(transformer, exact)
+            quantize_dynamic(
+                exact,
+                fresh,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
+        except Exception as error:  # each exporter and operator has errors of its own
+            reason = str(error).strip().splitlines() or [""]
+            raise ModelUnsupported(
+                f"model {version} cannot be brought into 8-bit integers: "
+                f"{type(error).__name__}: {reason[0]}; set encoder.dtype = auto"
+            ) from error
+        fresh.replace(path)
+
+
+class _TokenVectors(torch.nn.Module):
+    """Token ids (1, n) to (1, n, dim): one text, so there is nothing to mask."""
+
+    def __init__(self, transformer: torch.nn.Module) -> None:
+        super().__init__()
+        self._transformer = transformer
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._transformer(input_ids=input_ids)[_OUTPUT]
+        return found
+
+
+def _export(transformer: torch.nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        torch.onnx.export(
+            _TokenVectors(transformer).eval(),
+            (torch.zeros((1, _TRACED_TOKENS), dtype=torch.int64),),
+            path,
+            input_names=["input_ids"],
+            dynamic_shapes={"input_ids": {1: torch.export.Dim.DYNAMIC}},
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
