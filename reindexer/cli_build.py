@@ -22,6 +22,7 @@ from reindexer.cli_verb import (
     pass_invocation,
 )
 from reindexer.progress import Progress
+from reindexer.status_screen import STEPS
 from reindexer.terminal import count, duration, next_steps, note, print_json, say
 
 if TYPE_CHECKING:
@@ -34,11 +35,6 @@ RESULT = (
     '{"build_id", "generation", "model", "state", "documents", "passages", "encoded", "reused", '
     '"seconds", "docs_per_s", "verify": {…}, "live_before", "live_after"}'
 )
-_STEPS = {
-    "building": "encoding",
-    "catching_up": "catching up, index",
-    "verifying": "verifying",
-}
 
 
 @click.command(
@@ -188,7 +184,7 @@ def shown_in(progress: Progress, data: DataDirectory) -> Callable[[Build], None]
         if time.monotonic() - looked_at > STEP_S:
             looked_at = time.monotonic()
             state = data.catalog.get(build.generation).state
-            step = _STEPS.get(state, state)
+            step = STEPS.get(state, state)
             if state == "building" and not build.docs_done:
                 step = "loading the model, first window"
         progress.what = f"build {build.generation}"

@@ -218,6 +218,7 @@ def _build(
     if state == "running" and build["id"] != running:
         state, reason = "stopped", "its process is gone; go on with `reindexer resume`"
     is_running = state == "running"
+    is_encoding = is_running and generation["state"] == "building"
     left = max(0, build["docs_total"] - build["docs_done"])
     rate = build["docs_per_s"]
     return {
@@ -230,7 +231,7 @@ def _build(
         "docs_done": build["docs_done"],
         "docs_total": build["docs_total"],
         "docs_per_s": round(rate, 1),
-        "eta_s": round(left / rate, 1) if is_running and rate > 0 else None,
+        "eta_s": round(left / rate, 1) if is_encoding and rate > 0 else None,
         "lag_docs": _lag(rows, generation["watermark"]),
         "passages": build["passages"],
         "encoded": build["encoded"],

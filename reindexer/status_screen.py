@@ -11,6 +11,12 @@ from reindexer.terminal import count, duration, rate, table
 
 Status = Mapping[str, Any]
 
+STEPS = {  # of a build, by the state of its generation
+    "building": "encoding",
+    "catching_up": "catching up, index",
+    "verifying": "verifying",
+}
+
 
 def screen(found: Status) -> str:
     """The status for people, at most 80 columns wide."""
@@ -68,7 +74,7 @@ def stages_text(build: Status) -> str:
 def state_text(build: Status) -> str:
     """The state, and while it runs the step it is at."""
     if build["state"] == "running" and build["step"] != "building":
-        return str(build["step"]).replace("_", " ")
+        return STEPS.get(build["step"], str(build["step"]))
     return str(build["state"])
 
 

@@ -14,6 +14,7 @@ import pytest
 from reindexer.journal import BUILD_LEASE, Build, Journal
 from reindexer.settings import Settings
 from reindexer.status import read_status
+from reindexer.status_screen import state_text
 from search.corpus import Corpus
 from search.database import Database, open_database
 from search.documents import Document
@@ -145,6 +146,18 @@ def test_a_running_build_shows_its_progress(
     assert (shown["docs_done"], shown["docs_total"], shown["docs_per_s"]) == (6, 9, 2.0)
     assert shown["eta_s"] == 1.5
     assert shown["lag_docs"] == 4
+
+
+@pytest.mark.usefixtures("corpus")
+def test_nobody_is_told_that_no_time_is_left_while_the_index_is_built(
+    settings: Settings, catalog: Catalog, journal: Journal
+) -> None:
+    build = running_build(catalog, journal)
+    catalog.move(build.generation, "catching_up")
+    with journal.lease(BUILD_LEASE):
+        shown = only_build(settings)
+    assert (shown["step"], shown["eta_s"]) == ("catching_up", None)
+    assert state_text(shown) == "catching up, index"
 
 
 @pytest.mark.usefixtures("corpus")
