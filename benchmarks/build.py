@@ -136,12 +136,10 @@ class _Bench:
             )
         report.figure("build / encoder alone", ratio(encoder_s, build_s), at_least=0.92)
         report.figure("build / by hand", ratio(by_hand_s, build_s), at_least=2.2)
-        for name, part_s in (
-            ("reading, splitting, tokenizing", [part.read_s for part in self._parts]),
-            ("encoding", [part.encode_s for part in self._parts]),
-            ("writing", [part.write_s for part in self._parts]),
-            ("finishing the index", self._finish_s),
-        ):
+        parts = {
+            name: [part.stages[name] for part in self._parts] for name in self._parts[0].stages
+        }
+        for name, part_s in {**parts, "finishing the index": self._finish_s}.items():
             share = ratio(part_s, build_s)
             report.figure(f"  of the build: {name}", share * 100, "%", note="stages overlap")
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,16 @@ def _write(transformer: torch.nn.Module, version: ModelVersion, path: Path) -> N
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         exact, fresh = Path(folder, "exact.onnx"), Path(folder, "fresh.onnx")
         try:
-            _export(transformer, exact)
-            quantize_dynamic(
-                exact,
-                fresh,
-                op_types_to_quantize=["MatMul"],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
+            with _quiet():
+                _export(transformer, exact)
+                quantize_dynamic(
+                    exact,
+                    fresh,
+                    op_types_to_quantize=["MatMul"],
+                    per_channel=True,
+                    reduce_range=True,
+                    weight_type=QuantType.QInt8,
+                )
         except Exception as error:  # each exporter and operator has errors of its own
             reason = str(error).strip().splitlines() or [""]
             raise ModelUnsupported(
@@ -117,6 +119,27 @@ def _write(transformer: torch.nn.Module, version: ModelVersion, path: Path) -> N
                 f"{type(error).__name__}: {reason[0]}; set encoder.dtype = auto"
             ) from error
         fresh.replace(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Not a word on packages that torch could do with, nor on a step that ONNX Runtime recommends
+    and that does not take what torch exports."""
+
+    def is_no_advice(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    exporter = logging.getLogger("torch.onnx._internal.exporter")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    logging.root.addFilter(is_no_advice)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about itself
+            yield
+    finally:
+        logging.root.removeFilter(is_no_advice)
+        exporter.setLevel(level)
 
 
 class _TokenVectors(torch.nn.Module):
@@ -132,17 +155,15 @@ class _TokenVectors(torch.nn.Module):
 
 
 def _export(transformer: torch.nn.Module, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        torch.onnx.export(
-            _TokenVectors(transformer).eval(),
-            (torch.zeros((1, _TRACED_TOKENS), dtype=torch.int64),),
-            path,
-            input_names=["input_ids"],
-            dynamic_shapes={"input_ids": {1: torch.export.Dim.DYNAMIC}},
-            dynamo=True,
-            verbose=False,
-        )
+    torch.onnx.export(
+        _TokenVectors(transformer).eval(),
+        (torch.zeros((1, _TRACED_TOKENS), dtype=torch.int64),),
+        path,
+        input_names=["input_ids"],
+        dynamic_shapes={"input_ids": {1: torch.export.Dim.DYNAMIC}},
+        dynamo=True,
+        verbose=False,
+    )
 
 
 def _session(path: Path, threads: int) -> Any:

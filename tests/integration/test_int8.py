@@ -39,12 +39,13 @@ def a_model(folder: Path, kind: Kind) -> ModelVersion:
 
 @pytest.mark.parametrize("kind", ["mean", "last"])
 def test_rows_are_near_those_in_fp32_and_do_not_depend_on_other_texts(
-    tmp_path: Path, cache: Path, kind: Kind
+    tmp_path: Path, cache: Path, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     version = a_model(tmp_path, kind)
     exact = Encoder(version, device="cpu", dtype="fp32")
     rounded = open_encoder(version, dtype="int8", cache_dir=cache)
     assert (rounded.dtype, rounded.device) == ("int8", "cpu")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     for name in ("encode_queries", "encode_documents"):
         found = getattr(rounded, name)(TEXTS)
         cosines = np.einsum("nd,nd->n", found, getattr(exact, name)(TEXTS))
