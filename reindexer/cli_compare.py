@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +206,7 @@ def _measure(
     measurements = []
     for number, (label, (name, dtype)) in enumerate(runs.items(), 1):
         progress.begin(f"compare {number}/{len(runs)}, {label}")
-        progress.update(0, total=n_documents, state="loading the model, then encoding")
+        progress.update(0, total=n_documents, state="loading the model, encoding queries")
         measurements.append(
             measure_apart(
                 data.registry.resolve(name),
@@ -214,7 +215,7 @@ def _measure(
                 [dim for dim in wanted[label] if dim],
                 name=label,
                 encoder_options={**data.encoder_options(), **({"dtype": dtype} if dtype else {})},
-                on_progress=progress.update,
+                on_progress=partial(progress.update, state="encoding"),
             )
         )
     return measurements
