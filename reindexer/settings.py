@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reindexer.errors import ReindexerError
 from search.masking import mask_keys
+from training.model_version import EncoderDtype
 
 DEFAULT_DATA_DIR = Path(".reindexer")
 DEFAULT_CONFIG = Path("reindexer.toml")
@@ -110,7 +111,7 @@ class Settings:
         "store.quantization", "none", "how new collections keep the vectors they search first"
     )
     device: str = _setting("encoder.device", "auto", "auto, cpu, cuda, cuda:1 or mps")
-    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = _setting(
+    dtype: Literal["auto", EncoderDtype] = _setting(
         "encoder.dtype",
         "auto",
         "number format while encoding; auto measures once, and never takes int8 (CPU, extra onnx)",

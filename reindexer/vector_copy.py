@@ -23,7 +23,7 @@ from search.generations import Generation
 from search.recipe import Recipe
 from search.vector_mark import fits, vector_marks
 from training.errors import TrainingError
-from training.model_version import ModelVersion, fingerprint
+from training.model_version import ModelVersion, fingerprint, int8_fingerprint
 
 if TYPE_CHECKING:
     from search.term_weights import TermWeights
@@ -109,7 +109,9 @@ def _begins(
             return False
     if version.is_remote:  # what a server makes of a wish for fewer dimensions is its own business
         return False
-    return fingerprint(replace(version, dim=longer.dim)) == longer.fingerprint
+    whole = fingerprint(replace(version, dim=longer.dim))
+    in_floats = recipe.fingerprint == version.fingerprint
+    return longer.fingerprint == (whole if in_floats else int8_fingerprint(whole))
 
 
 def _as_in(

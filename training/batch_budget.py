@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from training.precision import DtypeName, MeasurementCache, device_key
+from training.model_version import EncoderDtype
+from training.precision import MeasurementCache, device_key
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class BudgetCache(MeasurementCache):
     """The budget of a model on a device in a number format."""
 
     def __init__(
-        self, folder: Path | None, fingerprint: str, device: torch.device, dtype: DtypeName
+        self, folder: Path | None, fingerprint: str, device: torch.device, dtype: EncoderDtype
     ) -> None:
         super().__init__(folder, "batch_tokens.json", f"{device_key(fingerprint, device)} {dtype}")
 

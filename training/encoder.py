@@ -22,7 +22,8 @@ from training.cores import CorePool
 from training.device import is_out_of_memory, resolve_device
 from training.errors import EncodingFailed
 from training.model_loading import backend_tokenizer, load_model
-from training.precision import PROBE_TEXTS, DtypeName, choose_dtype
+from training.model_version import EncoderDtype
+from training.precision import PROBE_TEXTS, choose_dtype
 from training.registry import ModelVersion
 from training.tokenizer import TokenizedTexts
 from training.unpadding import first_position, packed_features, packs_texts
@@ -48,7 +49,7 @@ class Encoder(LocalEncoder):
         version: ModelVersion,
         *,
         device: str = "auto",
-        dtype: Literal["auto"] | DtypeName = "auto",
+        dtype: Literal["auto"] | EncoderDtype = "auto",
         max_batch_tokens: int | None = None,
         cache_dir: Path | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class Encoder(LocalEncoder):
         self._packs = False  # while number formats are compared
         self._budget_lock = threading.Lock()
         self._model.eval()
-        self.dtype: DtypeName = "fp32"  # while it is measured
+        self.dtype: EncoderDtype = "fp32"  # while it is measured
         if dtype == "int8":
             self._compute_in_int8(cache_dir)
         else:

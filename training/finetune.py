@@ -23,10 +23,10 @@ from training.extras import require
 from training.gate import Gate, advice, judge
 from training.judgments import count_documents
 from training.model_tuning import Tuned, tune
-from training.model_version import ModelVersion
+from training.model_version import EncoderDtype, ModelVersion
 from training.outcome import Measured, TrainingOutcome, TrainingTask
 from training.pairs import Pair, pairs_hash
-from training.precision import DtypeName, cpu_name
+from training.precision import cpu_name
 from training.preparation import OnProgress, overlap, prepare, read_training_pairs
 from training.processes import is_main_process, meet, n_processes, wait_for_everyone
 from training.registry import ModelRegistry
@@ -46,7 +46,7 @@ def fine_tune(
     work: Path,
     fresh: bool = False,
     device: str = "auto",
-    encoder_dtype: Literal["auto"] | DtypeName = "auto",
+    encoder_dtype: Literal["auto"] | EncoderDtype = "auto",
     cache_dir: Path | None = None,
     on_progress: OnProgress = lambda _stage, _done, _total, _text: None,
     on_note: Callable[[str], None] = log.warning,

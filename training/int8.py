@@ -7,11 +7,12 @@ bits are multiplied, so it is the same on processors that would overflow with 8.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from sentence_transformers import SentenceTransformer
 from training.errors import ModelUnsupported
 from training.extras import require
 from training.model_version import ModelVersion
+from training.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
 MIN_COSINE = 0.9  # of the worst probe text to fp32; below it a model does not stand the rounding
 _OUTPUT = "last_hidden_state"
 _TRACED_TOKENS = 16  # of the text that the computation is read off
+_DIGEST_BYTES = hashlib.sha256().digest_size  # in front of what is kept
 
 Rows = NDArray[np.float32]
 
@@ -45,7 +48,7 @@ def to_int8(
     """Replace the forward pass of the model's transformer; what comes after stays as it is.
 
     threads: of one text. probe: encodes some texts with the model as it is. cache_dir: where the
-    weights are kept for the next start; making them takes seconds to a minute.
+    computation is kept for the next start; making it takes seconds to a minute.
 
     Raises ExtraMissing, and ModelUnsupported for a model that cannot be brought into integers or
     that gives other rows in them.
@@ -54,13 +57,11 @@ def to_int8(
     transformer: Any = model[0]
     if getattr(transformer, "module_output_name", None) != "token_embeddings":
         raise ModelUnsupported(f"model {version} has no transformer to compute in int8")
-    exact = probe()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "int8.onnx") if cache_dir is None else cache_dir / _file_name(version)
-        session = _stored(path, threads)
-        if session is None:
-            _write(transformer.model, version, path)
-            session = _session(path, threads)
+    path = cache_dir / _file_name(version) if cache_dir is not None else None
+    computation = _kept(path) if path is not None else None
+    exact = probe() if computation is None else None
+    content = computation or _made(transformer.model, version)
+    session = _session(content, threads)
 
     def forward(input_ids: torch.Tensor, **_: object) -> dict[str, torch.Tensor]:
         found = session.run(None, {"input_ids": input_ids.numpy()})[0]
@@ -69,6 +70,8 @@ def to_int8(
     transformer.model.forward = forward
     for parameter in transformer.model.parameters():
         parameter.data = torch.empty(0)
+    if exact is None:
+        return  # it was judged when it was made
     cosine = float(np.einsum("nd,nd->n", exact, probe()).min())
     log.info("%s in int8: lowest cosine to fp32 %.4f", version, cosine)
     if not cosine >= MIN_COSINE:
@@ -76,49 +79,54 @@ def to_int8(
             f"model {version} does not stand 8-bit integers: a text's row has cosine {cosine:.3f} "
             f"to the one in fp32, expected {MIN_COSINE}; set encoder.dtype = auto"
         )
-
-
-def _stored(path: Path, threads: int) -> Any:
-    """None where there is none, or none that can be read."""
-    if not path.exists():
-        return None
-    try:
-        return _session(path, threads)
-    except Exception as error:  # ONNX Runtime has a class for each reason
-        log.warning("%s cannot be read (%s); making it again", path, type(error).__name__)
-        return None
+    if path is not None:
+        with suppress(OSError):  # a cache must not stop anybody
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, hashlib.sha256(content).digest() + content)
 
 
 def _file_name(version: ModelVersion) -> str:
     made_with = [installed("torch"), installed("transformers"), installed("onnxruntime")]
-    return "-".join(["int8", version.fingerprint[:16], *made_with]) + ".onnx"
+    return "-".join(["int8", version.fingerprint[:16], *made_with])
 
 
-def _write(transformer: torch.nn.Module, version: ModelVersion, path: Path) -> None:
+def _kept(path: Path) -> bytes | None:
+    """None where there is nothing, or not what was kept."""
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    content = found[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() == found[:_DIGEST_BYTES]:
+        return content
+    log.warning("%s is damaged; making it again", path)
+    return None
+
+
+def _made(transformer: torch.nn.Module, version: ModelVersion) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     log.info("bringing %s into 8-bit integers", version)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        exact, fresh = Path(folder, "exact.onnx"), Path(folder, "fresh.onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        exact, rounded = Path(folder, "exact.onnx"), Path(folder, "rounded.onnx")
         try:
             with _quiet():
                 _export(transformer, exact)
                 quantize_dynamic(
                     exact,
-                    fresh,
+                    rounded,
                     op_types_to_quantize=["MatMul"],
                     per_channel=True,
                     reduce_range=True,
                     weight_type=QuantType.QInt8,
                 )
+            return rounded.read_bytes()
         except Exception as error:  # each exporter and operator has errors of its own
             reason = str(error).strip().splitlines() or [""]
             raise ModelUnsupported(
                 f"model {version} cannot be brought into 8-bit integers: "
                 f"{type(error).__name__}: {reason[0]}; set encoder.dtype = auto"
             ) from error
-        fresh.replace(path)
 
 
 @contextmanager
@@ -166,9 +174,9 @@ def _export(transformer: torch.nn.Module, path: Path) -> None:
     )
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(content: bytes, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

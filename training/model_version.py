@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from types import UnionType
-from typing import Any
+from typing import Any, Literal
 
 from training.errors import ModelDamaged
 from training.model_files import matters_for_vectors
@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 REMOTE = "remote"  # pooling of a model that is loaded elsewhere
 STATIC = "static"  # pooling of a table of token vectors
+
+EncoderDtype = Literal["fp32", "bf16", "fp16", "int8"]  # numbers that rows are computed in
 
 _TYPES: Mapping[str, type | UnionType] = {  # of the fields that are not text
     "number": int,
@@ -79,6 +81,12 @@ class ModelVersion:
         """A table of token vectors; a text's row is their mean."""
         return self.pooling == STATIC
 
+    def fingerprint_in(self, dtype: str) -> str:
+        """Of the rows that are computed in these numbers, `auto` among them: floats of any length
+        share a space, integers have one of their own. Who loads a remote model chooses."""
+        whole = dtype != "int8" or self.is_remote
+        return self.fingerprint if whole else int8_fingerprint(self.fingerprint)
+
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files.values())
@@ -118,6 +126,11 @@ class ModelVersion:
             name = file.relative_to(self.path).as_posix()
             if file.is_file() and name != MANIFEST and name not in self.files:
                 raise _damaged(self, f"{name} was not registered")
+
+
+def int8_fingerprint(fingerprint: str) -> str:
+    """Of a version's rows in 8-bit integers, by that of its rows in floats."""
+    return hashlib.sha256(f"int8 {fingerprint}".encode()).hexdigest()
 
 
 def fingerprint(version: ModelVersion) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-DtypeName = Literal["fp32", "bf16", "fp16", "int8"]
+DtypeName = Literal["fp32", "bf16", "fp16"]
 Probe = Callable[[Sequence[str]], NDArray[np.float32]]
 
 log = logging.getLogger(__name__)

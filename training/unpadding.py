@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from training.batches import on_device
-from training.precision import DtypeName
+from training.model_version import EncoderDtype
 from training.tokenizer import TokenizedTexts
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FLASH = "flash_attention_2"
 
 
-def packs_texts(model: SentenceTransformer, device: torch.device, dtype: DtypeName) -> bool:
+def packs_texts(model: SentenceTransformer, device: torch.device, dtype: EncoderDtype) -> bool:
     """Switch the model to varlen attention where device, number format, model and installed
     packages allow; returns whether batches are to be packed."""
     if device.type != "cuda" or dtype == "fp32":

@@ -5,18 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from training.errors import EncodingFailed, ModelUnsupported
-from training.model_version import ModelVersion
+from training.model_version import EncoderDtype, ModelVersion
 from training.tokenizer import TextTokenizer, TokenizedTexts
-
-if TYPE_CHECKING:
-    from training.precision import DtypeName  # brings torch in
 
 FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 Turn = Callable[[], AbstractContextManager[object]]
@@ -26,12 +22,12 @@ class VersionEncoder(ABC):
     """Texts in, normalised rows out. All methods may be called from several threads."""
 
     version: ModelVersion
-    dtype: DtypeName  # numbers that rows are computed in
+    dtype: EncoderDtype  # numbers that rows are computed in
     _budget: int
 
     @property
     def fingerprint(self) -> str:
-        return self.version.fingerprint
+        return self.version.fingerprint_in(self.dtype)
 
     @property
     def dim(self) -> int:

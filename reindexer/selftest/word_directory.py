@@ -31,6 +31,9 @@ class WordDirectory(DataDirectory):
         self._on_encoded = on_encoded
         self.models: dict[str, Any] = {}  # encoders that a name stands for, instead of the usual
 
+    def encoder(self, generation: Generation) -> Any:
+        return self.load_encoder(generation.recipe.model)
+
     def load_encoder(self, model: str) -> Any:
         if model in self.models:
             return self.models[model]

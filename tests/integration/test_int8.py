@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reindexer.data_directory import DataDirectory
+from reindexer.recipes import recipe_for, same_recipe
+from reindexer.settings import Settings
+from search.documents import Document
+from tests.integration.test_encoder import TEXTS
 from tests.tiny_models import Kind, make_tiny_model
 from training import extras, int8
 from training.encoder import Encoder
@@ -14,15 +20,6 @@ from training.encoder_opening import open_encoder
 from training.errors import ExtraMissing, ModelUnsupported
 from training.model_version import ModelVersion
 from training.registry import ModelRegistry
-
-TEXTS = [
-    "the quick bird read a book",
-    "cold water",
-    "medicine " * 300,
-    "one",
-    "",
-    *(f"note number {number} about the {'old ' * (number % 7)}house" for number in range(20)),
-]
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +59,58 @@ def test_the_integers_are_kept_for_the_next_start(
     version = a_model(tmp_path, "mean")
     first = Encoder(version, dtype="int8", cache_dir=cache).encode_documents(TEXTS)
     with monkeypatch.context() as patched:
-        patched.delattr(int8, "_write")
+        patched.delattr(int8, "_made")
         again = Encoder(version, dtype="int8", cache_dir=cache).encode_documents(TEXTS)
     np.testing.assert_array_equal(first, again)
 
     (kept,) = cache.glob(f"int8-{version.fingerprint[:16]}-*")
-    kept.write_bytes(kept.read_bytes()[:1_000])
-    mended = Encoder(version, dtype="int8", cache_dir=cache).encode_documents(TEXTS)
-    np.testing.assert_array_equal(first, mended)
+    whole = kept.read_bytes()
+    one_off = bytes([*whole[:-100], whole[-100] ^ 1, *whole[-99:]])
+    for damaged in (whole[:1_000], one_off):
+        kept.write_bytes(damaged)
+        mended = Encoder(version, dtype="int8", cache_dir=cache).encode_documents(TEXTS)
+        np.testing.assert_array_equal(first, mended)
+        assert kept.read_bytes() not in (damaged, b"")
     assert kept.stat().st_size > 1_000
 
 
+def test_a_full_disk_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(int8, "write_whole", full)
+    encoder = Encoder(a_model(tmp_path, "mean"), dtype="int8", cache_dir=tmp_path / "cache")
+    assert np.linalg.norm(encoder.encode_queries(["cold water"])) == pytest.approx(1)
+
+
 def test_a_model_that_does_not_stand_the_rounding_is_refused(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "MIN_COSINE", 1.1)
-    with pytest.raises(ModelUnsupported, match=r"cosine \d.*set encoder\.dtype = auto"):
-        Encoder(a_model(tmp_path, "mean"), dtype="int8", cache_dir=cache)
+    version = a_model(tmp_path, "mean")
+    for _ in range(2):  # it is not kept either
+        with pytest.raises(ModelUnsupported, match=r"cosine \d.*set encoder\.dtype = auto"):
+            Encoder(version, dtype="int8", cache_dir=tmp_path / "cache")
+
+
+def test_integers_are_a_space_of_their_own_and_a_generation_keeps_its_numbers(
+    tmp_path: Path, cache: Path
+) -> None:
+    in_floats, in_integers = (
+        DataDirectory(Settings(data_dir=tmp_path / "data", dtype=dtype))
+        for dtype in ("auto", "int8")
+    )
+    (tmp_path / "data" / "cache").symlink_to(cache)
+    in_floats.corpus.put([Document.of(doc_id="d", text="cold water")])
+    version = in_floats.registry.register(make_tiny_model(tmp_path / "model"))
+    exact, rounded = (recipe_for(data, version) for data in (in_floats, in_integers))
+    assert not same_recipe(exact, rounded)
+    generations = [in_floats.catalog.record(recipe) for recipe in (exact, rounded)]
+    for data in (in_floats, in_integers):
+        for generation, numbers in zip(generations, ("fp32", "int8"), strict=True):
+            encoder = data.encoder(generation)
+            assert encoder.dtype == numbers
+            assert encoder.fingerprint == generation.recipe.fingerprint
 
 
 def test_a_table_of_token_vectors_has_nothing_to_round(tmp_path: Path) -> None:

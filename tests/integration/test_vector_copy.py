@@ -20,13 +20,14 @@ from reindexer.replay import Replay, ReplayProgress
 from reindexer.settings import Settings
 from reindexer.stored_vectors import look_through
 from reindexer.sync import sync_once
-from reindexer.vector_copy import copy_source, copy_vectors
+from reindexer.vector_copy import _begins, copy_source, copy_vectors
 from search.documents import Document
 from search.generations import Generation
 from search.recipe import Recipe, SplitterRecipe
 from search.splitter import Splitter
 from tests.tiny_models import make_tiny_model
 from tests.word_directory import WordDirectory
+from training.model_version import int8_fingerprint
 
 N_DOCUMENTS = 30
 
@@ -226,6 +227,22 @@ def test_shorter_rows_of_the_same_model_are_cut_and_not_encoded(nested: DataDire
     documents = [cast(Document, changes[point.doc_id].document) for point in points]
     texts = [document.text for document in documents]
     np.testing.assert_allclose(vectors, encoder.encode_documents(texts), atol=1e-5)
+
+
+def test_a_copy_stays_in_the_numbers_of_its_source(nested: DataDirectory) -> None:
+    """Nothing is loaded here, so a static model stands for one that is computed in integers."""
+    live = nested.catalog.live()
+    assert live is not None
+    floats = recipe_for(nested, nested.registry.resolve("short@1"))
+    integers, long_integers = (
+        replace(recipe, fingerprint=int8_fingerprint(recipe.fingerprint))
+        for recipe in (floats, live.recipe)
+    )
+    version = nested.registry.resolve("short@1")
+    assert _begins(nested, live.recipe, floats, version)
+    assert _begins(nested, long_integers, integers, version)
+    assert not _begins(nested, live.recipe, integers, version)
+    assert not _begins(nested, long_integers, floats, version)
 
 
 def test_longer_rows_than_there_are_have_to_be_encoded(nested: DataDirectory) -> None:
