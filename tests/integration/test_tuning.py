@@ -37,6 +37,7 @@ from search.processes import process_name
 from search.searcher import SearchRequest
 from search.serving import SearcherManager
 from search.telemetry import Telemetry
+from tests.tiny_models import make_tiny_model
 from tests.word_directory import WordDirectory
 from training.judgments import Judgments, read_judgments
 
@@ -314,10 +315,12 @@ def check(live: WordDirectory, name: str, judged: Path) -> tuple[Any, Any]:
         opener.close()
 
 
-def test_the_next_generation_begins_with_rank_fusion(live: WordDirectory, train: Judgments) -> None:
+def test_the_next_generation_begins_with_rank_fusion(
+    live: WordDirectory, train: Judgments, tmp_path: Path
+) -> None:
     """Another model's cosines have another scale."""
     tune(live, train)
-    version: Any = SimpleNamespace(fingerprint="f", dim=16, max_tokens=32)
+    version = live.registry.register(make_tiny_model(tmp_path / "model", kind="static"))
     assert recipe_for(live, version).fusion == PLAIN_RRF
 
 
