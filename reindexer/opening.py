@@ -32,17 +32,20 @@ class Opener:
         *,
         writable: bool,
         wait_s: float = 5.0,
+        apart: bool = False,
         warm: bool = True,
         on_query_batch: Callable[[int], None] = lambda _size: None,
     ) -> None:
         """writable: this process holds the sync lease, so it may save lexical indexes.
         wait_s: how long to wait for an embedded collection that another process has open.
+        apart: embedded collections get a process of their own, for one that answers queries.
         warm: queries are to come, and the first of them should not wait.
         on_query_batch: hears how many queries were encoded together."""
         self._data = data
         self._writable = writable
         self._warm = warm
         self._wait_s = wait_s
+        self._apart = apart
         self._on_query_batch = on_query_batch
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
@@ -58,7 +61,8 @@ class Opener:
         data = self._data
         generation = data.catalog.get(name)
         encoder = self.encoder(generation)
-        collection = data.store.open(
+        store_open = data.store.open_apart if self._apart else data.store.open
+        collection = store_open(
             generation.collection, generation.recipe.fingerprint, wait_s=self._wait_s
         )
         try:

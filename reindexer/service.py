@@ -82,7 +82,9 @@ class ReindexerService:
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
         self.feedback = feedback_of(data.database, data.settings)
-        self._opener = Opener(data, writable=True, on_query_batch=self.telemetry.encoded_together)
+        self._opener = Opener(
+            data, writable=True, apart=True, on_query_batch=self.telemetry.encoded_together
+        )
         self.manager = SearcherManager(
             data.catalog,
             self._opener.open,

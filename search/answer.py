@@ -14,7 +14,7 @@ Part = Literal["lexical", "dense", "corpus"]  # what an answer may have to do wi
 
 
 class TookMs(NamedTuple):
-    """Where the time of a query went, in milliseconds."""
+    """Where the time of a query went, in milliseconds. Both legs may have gone on at once."""
 
     encode: float = 0.0
     lexical: float = 0.0

@@ -6,9 +6,10 @@ Two implementations: `search/dense_edge.py` (embedded, qdrant-edge-py) and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,6 +175,17 @@ class DenseCollection(Protocol):
         ...
 
 
+@runtime_checkable
+class SearchesAside(Protocol):
+    """A collection that can search while its caller does something else."""
+
+    def begin_search(
+        self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
+    ) -> AbstractContextManager[Callable[[], list[DenseHit]]]:
+        """What it gives waits for the hits, and raises what `DenseCollection.search` raises."""
+        ...
+
+
 class DenseStore(Protocol):
     """Where collections live."""
 
@@ -192,6 +204,11 @@ class DenseStore(Protocol):
         """Open by physical name. Raises CollectionMissing, CollectionDamaged, SpaceMismatch when
         the stored fingerprint differs, StoreLocked when another process keeps an embedded
         collection for longer than wait_s."""
+        ...
+
+    def open_apart(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> DenseCollection:
+        """The same, an embedded collection in a process of its own: opening and searching it hold
+        nobody up in this one."""
         ...
 
     def names(self) -> list[str]:

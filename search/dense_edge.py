@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from search.dense import CollectionSpec
 from search.disk_room import OPENING_BYTES, bytes_on_disk, check_room
 from search.edge_collection import EdgeCollection
 from search.edge_errors import engine_errors
+from search.edge_process import EdgeProcessCollection
 from search.errors import CollectionDamaged, StoreError
 from search.owner_lock import OwnerLock
 from search.payload import (
@@ -56,8 +58,11 @@ class EdgeStore:
 
     shared = False
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, owner: int | None = None) -> None:
+        """owner: process that is named as the one that has a collection open; this one unless
+        given."""
         self._root = root
+        self._owner = owner if owner is not None else os.getpid()
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(f"{_TRASH}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -81,9 +86,7 @@ class EdgeStore:
             raise
 
     def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> EdgeCollection:
-        folder = self._root / valid_name(name)
-        if is_empty(folder):  # asked before the lock, which would leave a file behind
-            raise missing(folder)
+        folder = self._existing(name)
         owner = self._lock(name, wait_s)
         try:
             check_fingerprint(read_collection_file(folder).spec, fingerprint, name)
@@ -91,6 +94,12 @@ class EdgeStore:
         except BaseException:
             owner.release()
             raise
+
+    def open_apart(
+        self, name: str, fingerprint: str, *, wait_s: float = 5.0
+    ) -> EdgeProcessCollection:
+        self._existing(name)
+        return EdgeProcessCollection(self._root.absolute(), name, fingerprint, wait_s)
 
     def names(self) -> list[str]:
         return sorted(
@@ -134,8 +143,16 @@ class EdgeStore:
     def close(self) -> None:
         """Collections are closed one by one, by whoever opened them."""
 
+    def _existing(self, name: str) -> Path:
+        """Asked before the lock, which would leave a file behind."""
+        folder = self._root / valid_name(name)
+        if is_empty(folder):
+            raise missing(folder)
+        return folder
+
     def _lock(self, name: str, wait_s: float) -> OwnerLock:
-        return OwnerLock(self._root / f"{_LOCK}{valid_name(name)}", name, wait_s)
+        lock = self._root / f"{_LOCK}{valid_name(name)}"
+        return OwnerLock(lock, name, wait_s, owner=self._owner)
 
     def _make(self, folder: Path, spec: CollectionSpec) -> None:
         """Under the lock. The collection is complete when it gets its name."""

@@ -108,6 +108,10 @@ class QdrantStore:
                 )
         return collection
 
+    def open_apart(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> QdrantCollection:
+        """A server is a process of its own already."""
+        return self.open(name, fingerprint, wait_s=wait_s)
+
     def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> QdrantCollection:
         """Also ends bulk-load mode if a crash left the collection in it. wait_s is for embedded
         collections: a server has no owner to wait for."""

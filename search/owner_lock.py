@@ -16,8 +16,9 @@ LOCK_POLL_S = 0.02
 class OwnerLock:
     """An flock that dies with its process, so a dead owner is no obstacle."""
 
-    def __init__(self, path: Path, name: str, wait_s: float) -> None:
-        """Raises StoreLocked when somebody else still has it after wait_s."""
+    def __init__(self, path: Path, name: str, wait_s: float, *, owner: int) -> None:
+        """owner: pid to be named to others. Raises StoreLocked when somebody else still has it
+        after wait_s."""
         self._path = path
         deadline = time.monotonic() + wait_s
         while True:
@@ -38,7 +39,7 @@ class OwnerLock:
             os.close(self._descriptor)  # a drop took the file away while we waited for it
         with contextlib.suppress(OSError):  # on a full disk: the lock itself needs no room
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(self._descriptor, f"{owner}\n".encode(), 0)
 
     def _is_current(self) -> bool:
         assert self._descriptor is not None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from search import traces
 from search.answer import Answer, Explanation, Hit, Part, RunMode, TookMs
-from search.dense import DenseHit, FloatVector
+from search.dense import DenseHit, FloatVector, SearchesAside
 from search.documents import Change, Document, Filter, Value
 from search.errors import DeadlineExceeded, InvalidQuery, SearchError
 from search.fusion import Fused, contributions, fuse
@@ -93,21 +93,26 @@ class Query:
     # -- the two legs --------------------------------------------------------------------------
 
     def _ask_legs(self) -> None:
-        # One after the other: a second thread was measured and gains nothing over 100,000
-        # documents, where a leg takes a millisecond and every core has queries of its own.
+        # In one process one after the other: a second thread was measured and gains nothing over
+        # 100,000 documents, where a leg takes a millisecond and keeps Python's lock.
         mode = self._request.mode
         if mode == "hybrid" and not self._errors and self._asked_both():
             self._check_time()
             return
-        if mode != "dense" and "lexical" not in self._errors:
-            with self._may_fail("lexical"), self._timed("lexical"):
-                self._lexical = self._searcher.lexical.search(
-                    self._request.query, self._depth, self._request.where
-                )
-        if mode != "lexical" and "dense" not in self._errors:
-            self._check_time()
-            with self._may_fail("dense"):
-                self._ask_dense()
+        with contextlib.ExitStack() as stack:
+            ask_dense = self._ask_dense
+            if mode == "hybrid" and not self._errors:
+                with self._may_fail("dense"):
+                    ask_dense = self._begin_dense(stack)
+            if mode != "dense" and "lexical" not in self._errors:
+                with self._may_fail("lexical"), self._timed("lexical"):
+                    self._lexical = self._searcher.lexical.search(
+                        self._request.query, self._depth, self._request.where
+                    )
+            if mode != "lexical" and "dense" not in self._errors:
+                self._check_time()
+                with self._may_fail("dense"):
+                    self._dense = ask_dense()
         self._check_time()
         failed = [part for part in ("lexical", "dense") if part in self._errors]
         if len(failed) == (2 if mode == "hybrid" else 1):
@@ -136,10 +141,26 @@ class Query:
             return False
         return True
 
-    def _ask_dense(self) -> None:
+    def _ask_dense(self) -> Sequence[DenseHit]:
         vector = self._encoded()
         with self._timed("dense"):
-            self._dense = self._searcher.collection.search(vector, self._depth, self._request.where)
+            return self._searcher.collection.search(vector, self._depth, self._request.where)
+
+    def _begin_dense(self, stack: contextlib.ExitStack) -> Callable[[], Sequence[DenseHit]]:
+        """Where the collection can, it searches while the lexical leg is asked."""
+        collection = self._searcher.collection
+        if not isinstance(collection, SearchesAside):
+            return self._ask_dense
+        vector, began = self._encoded(), time.perf_counter()
+        hits = stack.enter_context(
+            collection.begin_search(vector, self._depth, self._request.where)
+        )
+
+        def wait() -> Sequence[DenseHit]:
+            with self._timed("dense", began):
+                return hits()
+
+        return wait
 
     def _encoded(self) -> FloatVector:
         if self._vector is None:
@@ -274,8 +295,8 @@ class Query:
             )
 
     @contextlib.contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        began = time.perf_counter()
+    def _timed(self, part: str, began: float | None = None) -> Iterator[None]:
+        began = time.perf_counter() if began is None else began
         try:
             with traces.span(part):
                 yield

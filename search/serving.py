@@ -7,6 +7,7 @@ the catalog: the pointer to the live generation, and a requested switch that it 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -317,6 +318,10 @@ class SearcherManager:
             ):
                 return
             if (opened := self._opened.get(pointers.live)) is not None:
+                if self._current is None:
+                    # What was imported and loaded by now stays. To look through all of it for
+                    # garbage holds up every query, for 50 to 120 ms.
+                    gc.freeze()
                 before = self._current.name if self._current is not None else "nothing"
                 self._current = opened
                 log.info("answering from %s now, from %s before", opened.name, before)

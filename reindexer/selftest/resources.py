@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from reindexer.selftest.proof import Promise
+from search import edge_child
 
 # Growth over the last part of a soak that is no growth: this share of the level, or so many, or
 # three times what samples scatter around their line.
@@ -34,20 +35,14 @@ class Sample:
 
 
 def take_sample(pid: int, folder: Path) -> Sample | None:
-    """None when the process is gone."""
-    place = Path(f"/proc/{pid}")
+    """Of a process, and those that have collections open for it. None when it is gone."""
     memory = handles = threads = None
     if Path("/proc/self/status").exists():
-        try:
-            status = (place / "status").read_text("ascii", "replace")
-            handles = float(len(list((place / "fd").iterdir())))
-        except OSError:
+        own = _taken_up(pid)
+        if own is None:
             return None
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-        if "VmRSS" not in fields:
-            return None
-        memory = 1024 * float(fields["VmRSS"].split()[0])
-        threads = float(fields["Threads"])
+        taken = [own, *filter(None, map(_taken_up, _collection_processes(pid)))]
+        memory, handles, threads = (sum(column) for column in zip(*taken, strict=True))
     vectors = _disk(folder / "collections")
     return Sample(
         at=time.monotonic(),
@@ -57,6 +52,30 @@ def take_sample(pid: int, folder: Path) -> Sample | None:
         disk=_disk(folder) - vectors,
         vectors=vectors,
     )
+
+
+def _taken_up(pid: int) -> tuple[float, float, float] | None:
+    """(bytes resident, handles, threads)"""
+    place = Path(f"/proc/{pid}")
+    try:
+        status = (place / "status").read_text("ascii", "replace")
+        handles = len(list((place / "fd").iterdir()))
+    except OSError:
+        return None
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    if "VmRSS" not in fields:
+        return None
+    return 1024 * float(fields["VmRSS"].split()[0]), float(handles), float(fields["Threads"])
+
+
+def _collection_processes(pid: int) -> list[int]:
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            for child in map(int, thread.read_text("ascii").split()):
+                if edge_child.__name__.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+    return found
 
 
 def _disk(folder: Path) -> float:

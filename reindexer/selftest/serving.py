@@ -28,7 +28,7 @@ class Serving:
 
     def __init__(self, data: DataDirectory) -> None:
         self._data = data
-        self._opener = Opener(data, writable=True)
+        self._opener = Opener(data, writable=True, apart=True)
         self.manager = SearcherManager(
             data.catalog, self._opener.open, name=process_name(), address="this selftest"
         )

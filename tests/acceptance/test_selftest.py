@@ -25,7 +25,7 @@ from reindexer.selftest import writes as writing
 from reindexer.selftest.proof import Promise, Proof
 from reindexer.selftest.resources import Sample, flat
 from reindexer.selftest.word_encoder import WordEncoder
-from search.edge_collection import EdgeCollection
+from search.edge_process import EdgeProcessCollection
 from search.searcher import Searcher
 from training.kill_points import KillPoint
 
@@ -139,7 +139,7 @@ def test_writes_during_everything_else_are_all_there() -> None:
 def test_a_deletion_that_does_not_reach_the_vectors_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(EdgeCollection, "remove_older", lambda _collection, _seqs: None)
+    monkeypatch.setattr(EdgeProcessCollection, "remove_older", lambda _collection, _seqs: None)
 
     proof = writing.prove_writes(operations=300, seed=1)
 

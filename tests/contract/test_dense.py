@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,19 @@ pytestmark = [
 
 DIM = 8
 SPEC = CollectionSpec(generation="docs@1", fingerprint="aaaa", dim=DIM)
-STORES = ["edge", "memory", "stand-in", *(["server"] if "QDRANT_URL" in os.environ else [])]
+STORES = ["edge", "edge-process", "memory", "stand-in"]
+STORES += ["server"] if "QDRANT_URL" in os.environ else []
+
+
+class ApartEdgeStore(EdgeStore):
+    """Whatever is open is open in a process of its own."""
+
+    def create(self, name: str, spec: CollectionSpec) -> Any:
+        super().create(name, spec).close()
+        return self.open_apart(name, spec.fingerprint)
+
+    def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> Any:
+        return self.open_apart(name, fingerprint, wait_s=wait_s)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +66,8 @@ def stand_in() -> Iterator[QdrantServer]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseStore]:
     if request.param == "edge":
         yield EdgeStore(tmp_path / "collections")
+    elif request.param == "edge-process":
+        yield ApartEdgeStore(tmp_path / "collections")
     elif request.param == "memory":
         with_client = QdrantStore(client=QdrantClient(":memory:"), ready_poll_s=0.001)
         yield with_client

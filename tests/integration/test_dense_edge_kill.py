@@ -172,9 +172,9 @@ def test_a_lock_file_that_a_drop_takes_away_meanwhile_is_not_owned(
 
     flock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", flock_after_a_drop)
-    owner = OwnerLock(path, "docs-1", wait_s=0.0)
+    owner = OwnerLock(path, "docs-1", wait_s=0.0, owner=1)
     with pytest.raises(StoreLocked):
-        OwnerLock(path, "docs-1", wait_s=0.0)
+        OwnerLock(path, "docs-1", wait_s=0.0, owner=2)
     owner.release()
 
 

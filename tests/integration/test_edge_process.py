@@ -1,0 +1,188 @@
+"""A collection in a process of its own: what happens when that process, or this one, goes away.
+
+That it does what a collection does is in tests/contract/test_dense.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reindexer.selftest.resources import take_sample
+from search import edge_process
+from search.dense import CollectionSpec, FloatMatrix, Point
+from search.dense_edge import EdgeStore
+from search.edge_process import CHANNELS, EdgeProcessCollection
+from search.errors import InvalidQuery, StoreError, StoreLocked, StoreUnavailable
+
+DIM = 4
+SPEC = CollectionSpec(generation="docs@1", fingerprint="f", dim=DIM)
+N_POINTS = 20
+WAIT_S = 60
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EdgeStore:
+    return EdgeStore(tmp_path / "collections")
+
+
+@pytest.fixture
+def collection(store: EdgeStore) -> Iterator[EdgeProcessCollection]:
+    store.create("docs-1", SPEC).close()
+    opened = store.open_apart("docs-1", "f")
+    opened.upsert([a_point(number) for number in range(N_POINTS)], rows(N_POINTS))
+    yield opened
+    opened.close()
+
+
+def a_point(number: int) -> Point:
+    return Point(
+        doc_id=f"d{number:02}",
+        number=0,
+        count=1,
+        seq=number + 1,
+        content_hash="c",
+        text_hash="t",
+        start=0,
+        end=1,
+        metadata={},
+    )
+
+
+def rows(n: int) -> FloatMatrix:
+    found = np.random.default_rng(0).standard_normal((n, DIM)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
+def test_a_process_that_dies_costs_one_call_and_loses_nothing(
+    collection: EdgeProcessCollection, how: signal.Signals
+) -> None:
+    before = collection.search(rows(1)[0], 5)
+    first = collection.pid
+    assert first is not None
+    os.kill(first, how)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(StoreUnavailable, match=rf"process {first} .* is gone \(signal {how}\)"):
+        collection.count()
+
+    assert collection.count() == N_POINTS
+    assert collection.search(rows(1)[0], 5) == before
+    assert collection.pid not in (first, None)
+
+
+def test_a_process_that_hangs_is_replaced(
+    collection: EdgeProcessCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_process, "SEARCH_WAIT_S", 0.2)
+    assert collection.pid is not None
+    os.kill(collection.pid, signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable, match="is gone"):
+        collection.search(rows(1)[0], 5)
+    monkeypatch.undo()
+    assert len(collection.search(rows(1)[0], 5)) == 5
+
+
+def test_one_that_cannot_be_started_again_says_why_and_is_not_tried_at_every_call(
+    collection: EdgeProcessCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = tmp_path / "collections" / "docs-1" / "collection.json"
+    content = described.read_bytes()
+    described.write_bytes(b"{")
+    assert collection.pid is not None
+    os.kill(collection.pid, signal.SIGKILL)
+    messages = set()
+    for _ in range(20):
+        with pytest.raises(StoreError) as refused:
+            collection.count()
+        messages.add(str(refused.value))
+    assert len(messages) == 2, messages  # that it is gone, and why it does not come back
+    described.write_bytes(content)
+    monkeypatch.setattr(edge_process, "RESTART_S", 0.0)
+    assert collection.count() == N_POINTS
+
+
+def test_it_searches_while_the_caller_does_something_else(
+    collection: EdgeProcessCollection,
+) -> None:
+    expected = collection.search(rows(1)[0], 5)
+    with collection.begin_search(rows(1)[0], 5) as hits:
+        assert collection.count() == N_POINTS
+        assert hits() == expected
+    for _ in range(2 * CHANNELS):  # an answer that nobody fetched is in nobody's way
+        with collection.begin_search(rows(1)[0], 3):
+            pass
+        with pytest.raises(InvalidQuery), collection.begin_search(rows(1)[0], 0) as hits:
+            hits()
+    assert collection.search(rows(1)[0], 5) == expected
+
+
+def test_more_callers_than_channels_take_turns(collection: EdgeProcessCollection) -> None:
+    expected = [collection.search(row, 3) for row in rows(N_POINTS)]
+    wrong: list[int] = []
+
+    def ask() -> None:
+        wrong.extend(
+            number
+            for number, row in enumerate(rows(N_POINTS))
+            if collection.search(row, 3) != expected[number]
+        )
+
+    callers = [threading.Thread(target=ask) for _ in range(3 * CHANNELS)]
+    for caller in callers:
+        caller.start()
+    pages = [point.doc_id for page in collection.scan_points(batch=3) for point in page]
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+    assert sorted(pages) == [f"d{number:02}" for number in range(N_POINTS)]
+
+
+def test_it_is_locked_in_the_name_of_the_process_that_asked_for_it(
+    collection: EdgeProcessCollection, store: EdgeStore
+) -> None:
+    with pytest.raises(StoreLocked, match=f"already open in this process .pid {os.getpid()}"):
+        store.open("docs-1", "f", wait_s=0.0)
+    collection.close()
+    with pytest.raises(StoreError, match="has been closed"):
+        collection.count()
+    store.open("docs-1", "f", wait_s=0.0).close()
+
+
+def test_what_it_takes_up_is_counted_with_its_owner(
+    collection: EdgeProcessCollection, tmp_path: Path
+) -> None:
+    with_it = take_sample(os.getpid(), tmp_path)
+    collection.close()
+    without = take_sample(os.getpid(), tmp_path)
+    assert with_it is not None
+    assert without is not None
+    assert with_it.memory is not None
+    assert without.memory is not None
+    assert with_it.memory - without.memory > 10_000_000
+
+
+def test_it_ends_with_the_process_that_asked_for_it(store: EdgeStore, tmp_path: Path) -> None:
+    store.create("docs-1", SPEC).close()
+    program = (
+        "import sys, time; from pathlib import Path; from search.dense_edge import EdgeStore\n"
+        f"opened = EdgeStore(Path({str(tmp_path / 'collections')!r})).open_apart('docs-1', 'f')\n"
+        "print(opened.pid, flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = int(owner.stdout.readline())
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # what a terminal or a supervisor sends to all
+        os.kill(child, ignored)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    store.open("docs-1", "f", wait_s=WAIT_S).close()
