@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,14 +209,14 @@ def _verify(
             "resume` if it has stopped"
         )
     service = RunningService.find(data)
-    if service is not None and service.has_open(name):
-        with service:
+    with service or contextlib.nullcontext():
+        if service is not None and service.has_open(name):
             progress.update(state=f"by the service at {service.url}")
             report = service.verify(name)
             if eval_dir is not None:
                 progress.update(state="asking judged queries")
                 _add_quality(data, service.pinned_to(name).runs, name, report, eval_dir, split)
-        return report
+            return report
     progress.update(state="opening")
     with opened_here(data, name) as opened:
         from reindexer.verify import Verification, verify_structure

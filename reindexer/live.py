@@ -83,25 +83,30 @@ def open_live(
     """
     if generation is not None and data.catalog.get(generation).state == "pruned":
         raise WrongState(f"{generation} was pruned; see `reindexer generations` for what there is")
-    service = RunningService.find(data)
-    if service is not None and (generation is None or service.has_open(generation)):
-        on_wait(f"asking the service at {service.url}")
-        with service:
-            yield service.pinned_to(generation)
-        return
-    name = generation or _live_name(data)
-    if service is None:
-        _bring_in_changes(data, name, on_wait)
-    on_wait(f"opening {name}")
     with contextlib.ExitStack() as stack:
+        service = _found(data, stack)
+        if service is not None and (generation is None or service.has_open(generation)):
+            on_wait(f"asking the service at {service.url}")
+            yield service.pinned_to(generation)
+            return
+        name = generation or _live_name(data)
+        if service is None:
+            _bring_in_changes(data, name, on_wait)
+        on_wait(f"opening {name}")
         try:
             answers: Answers = stack.enter_context(_opened_here(data, name))
         except StoreLocked:
-            service = RunningService.find(data)  # it may have started in this moment
+            service = _found(data, stack)  # it may have started in this moment
             if service is None or not (generation is None or service.has_open(name)):
                 raise
-            answers = stack.enter_context(service).pinned_to(generation)
+            answers = service.pinned_to(generation)
         yield answers
+
+
+def _found(data: DataDirectory, stack: contextlib.ExitStack) -> RunningService | None:
+    """The service that runs, if one does, until the stack is left."""
+    service = RunningService.find(data)
+    return stack.enter_context(service) if service is not None else None
 
 
 def _live_name(data: DataDirectory) -> str:
@@ -207,11 +212,11 @@ def points_of(
 ) -> Iterator[Iterator[tuple[list[Point], FloatMatrix]]]:
     """Every point of a generation with its vector: from the service, if it has the collection open.
     Raises StoreLocked when a process that cannot be asked has it."""
-    service = None if data.store.shared else RunningService.find(data)
-    if service is not None and service.has_open(generation.name):
-        with service, service.points(generation.name) as chunks:
-            yield from_frames(chunks)
-        return
+    with contextlib.ExitStack() as stack:
+        service = None if data.store.shared else _found(data, stack)
+        if service is not None and service.has_open(generation.name):
+            yield from_frames(stack.enter_context(service.points(generation.name)))
+            return
     collection = data.store.open(generation.collection, generation.recipe.fingerprint)
     with contextlib.closing(collection):
         yield collection.scan()
