@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from search import api_schema as schema
 from search.access import needs
 from search.answer import Answer, Mode
-from search.api_json_route import JsonRoute
 from search.api_limits import ApiLimits, limits_of
 from search.api_openapi import problems
 from search.api_schema import Depth, K, Text
@@ -30,9 +29,10 @@ N_THREADS = 8
 
 
 def routers(service: Service) -> tuple[APIRouter, APIRouter]:
-    """POST /search and /search/batch; GET /search, which a page for people comes before."""
+    """POST /search and /search/batch, for `search.api_straight`; GET /search, which comes after a
+    page for people."""
     dependencies = [Depends(needs(service, "search"))]
-    routes = APIRouter(tags=["search"], dependencies=dependencies, route_class=JsonRoute)
+    routes = APIRouter(tags=["search"], dependencies=dependencies)
     links = APIRouter(tags=["search"], dependencies=dependencies)
     threads = Threads("search", N_THREADS)
     answers = _Answers(service)

@@ -22,6 +22,7 @@ from search import (
     api_problem,
     api_schema,
     api_search,
+    api_straight,
 )
 from search.pages import pages
 from search.request_ids import HEADER
@@ -45,7 +46,9 @@ def create_app(
         docs_url=None,  # a page of ours: FastAPI's loads scripts from another host
         redoc_url=None,
     )
+    searches, links = api_search.routers(service)
     # What wraps every request; the last one installed is the outermost.
+    api_straight.install(app, searches)
     api_limits.install(app, service)
     api_access.install(app, service)
     pages.install(app, service)
@@ -60,10 +63,8 @@ def create_app(
     api_problem.install(app, service, more=problems)
     pages.install_problem_pages(app)
     api_metrics.install(app, service)
-    # What answers, in the order of the OpenAPI document: the first that fits is taken, and a look
-    # at each costs time. Browsers are served pages, on paths where programs are answered by the API
-    # too.
-    searches, links = api_search.routers(service)
+    # What answers, in the order of the OpenAPI document: the first that fits is taken. Browsers are
+    # served pages, on paths where programs are answered by the API too.
     app.include_router(searches)
     app.include_router(pages.router(service))
     app.include_router(links)
