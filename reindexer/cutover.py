@@ -25,7 +25,7 @@ from training.kill_points import reached
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.02
+POLL_S = 0.05  # a serving process looks as often
 FOLLOW_TIMEOUT_S = 10.0
 
 
