@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -24,6 +23,7 @@ from reindexer.journal import Build, BuildState, Lease
 from reindexer.vector_copy import copy_source, copy_vectors
 from search.errors import GenerationNotFound, StoreLocked
 from search.generations import Generation
+from search.processes import run_module
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def run_build(
         log_format=logs.current_format(),
     )
     child = subprocess.Popen(
-        [sys.executable, "-m", "reindexer.build", str(os.getpid())],
+        run_module("reindexer.build", str(os.getpid())),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         process_group=0,  # Ctrl-C is for this process, which then asks the child to stop

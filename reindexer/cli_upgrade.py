@@ -25,6 +25,7 @@ from reindexer.cli_verb import (
 from reindexer.errors import BuildFailed
 from reindexer.progress import Progress
 from reindexer.terminal import confirm, next_steps, note, print_json, say, warn
+from search.processes import run_module
 
 if TYPE_CHECKING:
     from reindexer.build_process import Evaluation
@@ -184,7 +185,7 @@ def _detach(invocation: Invocation, arguments: list[str], *, as_json: bool) -> N
         log_path = logs / f"{arguments[0]}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "reindexer", *invocation.arguments(), *arguments],
+                run_module("reindexer", *invocation.arguments(), *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

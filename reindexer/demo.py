@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -26,6 +25,7 @@ from reindexer.service_address import ServiceAddress
 from reindexer.sources.docstrings import DocstringSource
 from reindexer.upgrade import Upgrade, upgrade
 from search.documents import Document
+from search.processes import run_module
 from training.errors import ModelNotFound
 from training.metrics import PRIMARY_METRIC
 from training.registry import ModelVersion
@@ -218,10 +218,9 @@ def _documents(data: DataDirectory) -> Iterator[Document]:
 def _service(data: DataDirectory) -> Iterator[ServiceAddress]:
     """`reindexer serve` as a process of its own, for as long as the block lasts."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "reindexer", "--data-dir", str(data.path), "--quiet", "serve",
-         "--port", "0"],
+        run_module("reindexer", "--data-dir", str(data.path), "--quiet", "serve", "--port", "0"),
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + SERVICE_START_S
         while (address := ServiceAddress.read(data.path)) is None or not _ready(address):

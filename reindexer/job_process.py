@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Self
 from reindexer.job_kinds import command
 from reindexer.jobs import Job
 from reindexer.settings import Settings, as_environment
-from search.processes import is_on_this_machine, process_may_live, process_name
+from search.processes import is_on_this_machine, process_may_live, process_name, run_module
 
 POLL_S = 0.1
 LAST_LINE_CHARS = 500
@@ -117,7 +116,7 @@ class JobProcess:
 
 def command_line(job: Job, settings: Settings) -> list[str]:
     """What does the job. The settings file is left out: the environment has what was read."""
-    reindexer = [sys.executable, "-m", "reindexer", "--config", os.devnull]
+    reindexer = run_module("reindexer", "--config", os.devnull)
     return [*reindexer, "--data-dir", str(settings.data_dir.absolute()), *command(job)]
 
 

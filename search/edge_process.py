@@ -14,7 +14,6 @@ import os
 import queue
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from search import errors
 from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Layout, Point
 from search.documents import Filter, Value
 from search.errors import StoreError, StoreUnavailable
+from search.processes import run_module
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ class _Process:
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         pairs = [socket.socketpair() for _ in range(CHANNELS)]
         theirs = [pair[1].fileno() for pair in pairs]
-        command = [sys.executable, "-m", "search.edge_child", *arguments, *map(str, theirs)]
+        command = run_module("search.edge_child", *arguments, *map(str, theirs))
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=theirs)
         except OSError as error:

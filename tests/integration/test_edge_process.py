@@ -85,6 +85,7 @@ def test_a_process_that_hangs_is_replaced(
     monkeypatch.setattr(edge_process, "SEARCH_WAIT_S", 0.2)
     assert collection.pid is not None
     os.kill(collection.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, collection.pid, os.WSTOPPED)
     with pytest.raises(StoreUnavailable, match="is gone"):
         collection.search(rows(1)[0], 5)
     monkeypatch.undo()
@@ -155,6 +156,21 @@ def test_it_is_locked_in_the_name_of_the_process_that_asked_for_it(
     with pytest.raises(StoreError, match="has been closed"):
         collection.count()
     store.open("docs-1", "f", wait_s=0.0).close()
+
+
+def test_a_folder_of_the_same_name_where_the_user_stands_is_not_run(
+    collection: EdgeProcessCollection,
+    store: EdgeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collection.close()
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    again = store.open_apart("docs-1", "f")
+    assert again.count() == N_POINTS
+    again.close()
 
 
 def test_what_it_takes_up_is_counted_with_its_owner(
