@@ -34,7 +34,8 @@ from search.processes import run_module
 log = logging.getLogger(__name__)
 
 CHANNELS = 4  # calls that can be under way at a time
-SEARCH_WAIT_S = 60.0  # then the process hangs, and another takes its place
+# Then the process hangs, and another takes its place. The engine may have a log to read first.
+SEARCH_WAIT_S, CALL_WAIT_S = 60.0, 600.0
 CLOSE_WAIT_S = 60.0  # the engine's log has what was not flushed by then
 RESTART_S = 2.0  # after one that could not be started
 
@@ -103,7 +104,7 @@ class EdgeProcessCollection:
         """Have it search while the block does something else; see `search.dense.SearchesAside`."""
         with self._channel() as channel:
             channel.ask("search", np.ascontiguousarray(vector), k, tuple(where), exact)
-            yield lambda: _hits(channel.answer(within_s=SEARCH_WAIT_S))
+            yield lambda: _hits(channel.answer(SEARCH_WAIT_S))
 
     def scan(self, batch: int = 1_000) -> Iterator[tuple[list[Point], FloatMatrix]]:
         return self._pages("scan", batch)
@@ -123,7 +124,7 @@ class EdgeProcessCollection:
 
     def finish(self) -> None:
         """Build the HNSW graph; searches of this collection wait for it."""
-        self._call("finish")
+        self._call("finish", within_s=None)
 
     def close(self) -> None:
         with self._lock:
@@ -136,10 +137,10 @@ class EdgeProcessCollection:
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any, within_s: float | None = CALL_WAIT_S) -> Any:
         with self._channel() as channel:
             channel.ask(method, *arguments)
-            return channel.answer()
+            return channel.answer(within_s)
 
     def _pages(self, method: str, batch: int) -> Iterator[Any]:
         """Page by page: what happens between two of them is nobody's business."""
@@ -215,7 +216,7 @@ class _Channel:
             raise _Gone from error
         self._owes = True
 
-    def answer(self, within_s: float | None = None) -> Any:
+    def answer(self, within_s: float | None) -> Any:
         """Raises the error that the question led to, and _Gone when there will be no answer."""
         self._owes = False
         try:
@@ -232,7 +233,7 @@ class _Channel:
         """Nobody wants the answer any more."""
         if self._owes:
             with contextlib.suppress(errors.SearchError):
-                self.answer(within_s=SEARCH_WAIT_S)
+                self.answer(SEARCH_WAIT_S)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -258,7 +259,7 @@ class _Process:
         self._channels = [_Channel(Connection(ours.detach())) for ours, _ in pairs]
         self.free: queue.SimpleQueue[_Channel] = queue.SimpleQueue()
         try:
-            self.spec: CollectionSpec = self._channels[0].answer()
+            self.spec: CollectionSpec = self._channels[0].answer(CALL_WAIT_S)
         except _Gone as error:
             raise StoreError(f"the process that opens {name!r} is gone: {self.kill()}") from error
         except BaseException:
@@ -276,7 +277,7 @@ class _Process:
         channel = self.free.get()
         with contextlib.suppress(_Gone, errors.SearchError):
             channel.ask("close")
-            channel.answer(within_s=CLOSE_WAIT_S)
+            channel.answer(CLOSE_WAIT_S)
         self.kill()
 
     def kill(self) -> str:
