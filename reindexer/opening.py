@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from reindexer.data_directory import DataDirectory
@@ -60,11 +61,7 @@ class Opener:
         """
         data = self._data
         generation = data.catalog.get(name)
-        encoder = self.encoder(generation)
-        store_open = data.store.open_apart if self._apart else data.store.open
-        collection = store_open(
-            generation.collection, generation.recipe.fingerprint, wait_s=self._wait_s
-        )
+        encoder, collection = self._loaded(generation)
         try:
             lexical = self.half(generation, collection)
             searcher = Searcher(
@@ -89,6 +86,25 @@ class Opener:
             lexical=lexical,
             searcher=searcher,
         )
+
+    def _loaded(self, generation: Generation) -> tuple[VersionEncoder, DenseCollection]:
+        """A collection in a process of its own is opened while this one loads the rest."""
+        store, recipe = self._data.store, generation.recipe
+        name, fingerprint = generation.collection, recipe.fingerprint
+        if not self._apart:
+            encoder = self.encoder(generation)
+            return encoder, store.open(name, fingerprint, wait_s=self._wait_s)
+        with ThreadPoolExecutor(1) as aside:
+            opening = aside.submit(store.open_apart, name, fingerprint, wait_s=self._wait_s)
+            try:
+                encoder = self.encoder(generation)
+                if recipe.lexical.kind == "bm25s":
+                    self.lexical(recipe.analyzer)
+            except BaseException:
+                if opening.exception() is None:
+                    opening.result().close()
+                raise
+            return encoder, opening.result()
 
     def encoder(self, generation: Generation) -> VersionEncoder:
         fingerprint = generation.recipe.fingerprint

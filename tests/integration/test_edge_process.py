@@ -12,16 +12,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from reindexer.opening import Opener
 from reindexer.selftest.resources import take_sample
 from search import edge_process
 from search.dense import CollectionSpec, FloatMatrix, Point
 from search.dense_edge import EdgeStore
 from search.edge_process import CHANNELS, EdgeProcessCollection
 from search.errors import InvalidQuery, StoreError, StoreLocked, StoreUnavailable
+from search.generations import Generation
+from tests.word_directory import WordDirectory
+from training.errors import ModelNotFound
 
 DIM = 4
 SPEC = CollectionSpec(generation="docs@1", fingerprint="f", dim=DIM)
@@ -184,6 +189,23 @@ def test_what_it_takes_up_is_counted_with_its_owner(
     assert with_it.memory is not None
     assert without.memory is not None
     assert with_it.memory - without.memory > 10_000_000
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_collection_open(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection is opened meanwhile."""
+
+    def gone(_directory: WordDirectory, _generation: Generation) -> Any:
+        raise ModelNotFound("no model 'word@1'")
+
+    directory.put("a", "text")
+    generation = directory.catalog.get(directory.build("word@1"))
+    monkeypatch.setattr(WordDirectory, "encoder", gone)
+    opener = Opener(directory, writable=False, apart=True)
+    with pytest.raises(ModelNotFound):
+        opener.open(generation.name)
+    directory.store.open(generation.collection, generation.recipe.fingerprint, wait_s=0.0).close()
 
 
 def test_it_ends_with_the_process_that_asked_for_it(store: EdgeStore, tmp_path: Path) -> None:
