@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from reindexer.cutover import cut_over, rollback
@@ -42,9 +43,14 @@ def prove_writes(
     watch = Stopwatch()
     faults: list[str] = []
     rates: list[float] = []
+
+    def tell(before: int, done: int, what: str) -> None:
+        on_progress(before + done, operations * seeds, what)
+
     for number in range(seed, seed + seeds):
         with sandbox(own) as settings, WordDirectory(settings) as data:
-            world = _World(data, operations, number, on_progress)
+            before = (number - seed) * operations
+            world = _World(data, operations, number, partial(tell, before))
             found = world.run()
         faults += [f"seed {number}: {fault}" for fault in found]
         rates.append(world.operations_per_s)
@@ -85,7 +91,7 @@ class _World:
         data: WordDirectory,
         operations: int,
         seed: int,
-        on_progress: Callable[[int, int, str], None],
+        on_progress: Callable[[int, str], None],
     ) -> None:
         self._data = data
         self._operations = operations
@@ -207,7 +213,7 @@ class _World:
             with self._turn:
                 self._writing_s += (time.monotonic() - began) / N_WRITERS
             if number % 100 == 0:
-                self._on_progress(number, self._operations, f"seed {self._seed}, {self._phase}")
+                self._on_progress(number, f"seed {self._seed}, {self._phase}")
 
     def _operate(self, rng: random.Random, number: int) -> None:
         corpus, truth = self._data.corpus, self._truth

@@ -130,8 +130,12 @@ def test_every_kill_point_has_its_place_in_the_code() -> None:
 
 
 def test_writes_during_everything_else_are_all_there() -> None:
-    proof = writing.prove_writes(operations=200, seeds=2, seed=1)
+    told: list[tuple[int, int]] = []
+    proof = writing.prove_writes(
+        operations=200, seeds=2, seed=1, on_progress=lambda *at: told.append(at[:2])
+    )
 
+    assert sorted(told) == [(100, 400), (200, 400), (300, 400), (400, 400)]
     assert broken(proof) == set()
     assert promise(proof, "no write lost, stale or resurrected").found.startswith("200 operations")
 
