@@ -29,7 +29,6 @@ class _Answers:
         self._collection = collection
         self._numbers = itertools.count()
         self._pages: dict[int, Iterator[Any]] = {}
-        self._search = collection.search
         self.over = threading.Event()
 
     def serve(self, connection: Connection) -> None:
@@ -55,7 +54,9 @@ class _Answers:
         match method:
             case "search":
                 vector, k, where, exact = arguments
-                return tuple(zip(*self._search(vector, k, where, exact=exact), strict=True))
+                return tuple(
+                    zip(*self._collection.search(vector, k, where, exact=exact), strict=True)
+                )
             case "begin_scan" | "begin_scan_points":
                 number = next(self._numbers)
                 pages = getattr(self._collection, method.removeprefix("begin_"))(*arguments)

@@ -102,7 +102,7 @@ class EdgeProcessCollection:
         self, vector: FloatVector, k: int, where: Filter = (), *, exact: bool = False
     ) -> Iterator[Hits]:
         """Have it search while the block does something else; see `search.dense.SearchesAside`."""
-        with self._channel() as channel:
+        with self._channel(self._running()) as channel:
             channel.ask("search", np.ascontiguousarray(vector), k, tuple(where), exact)
             yield lambda: _hits(channel.answer(SEARCH_WAIT_S))
 
@@ -138,23 +138,32 @@ class EdgeProcessCollection:
     # -- parts ---------------------------------------------------------------------------------
 
     def _call(self, method: str, *arguments: Any, within_s: float | None = CALL_WAIT_S) -> Any:
-        with self._channel() as channel:
+        return self._ask(self._running(), method, *arguments, within_s=within_s)
+
+    def _ask(
+        self,
+        process: _Process,
+        method: str,
+        *arguments: Any,
+        within_s: float | None = CALL_WAIT_S,
+    ) -> Any:
+        with self._channel(process) as channel:
             channel.ask(method, *arguments)
             return channel.answer(within_s)
 
     def _pages(self, method: str, batch: int) -> Iterator[Any]:
-        """Page by page: what happens between two of them is nobody's business."""
-        number = self._call(f"begin_{method}", batch)
+        """All from one process: another knows nothing of the pages that are read already."""
+        process = self._running()
+        number = self._ask(process, f"begin_{method}", batch)
         try:
-            while (page := self._call("next_page", number)) is not None:
+            while (page := self._ask(process, "next_page", number)) is not None:
                 yield page
         finally:
             with contextlib.suppress(StoreError):
-                self._call("end_pages", number)
+                self._ask(process, "end_pages", number)
 
     @contextlib.contextmanager
-    def _channel(self) -> Iterator[_Channel]:
-        process = self._running()
+    def _channel(self, process: _Process) -> Iterator[_Channel]:
         channel = process.free.get()
         try:
             try:
@@ -185,16 +194,18 @@ class EdgeProcessCollection:
 
     def _lost(self, process: _Process) -> StoreError:
         with self._lock:
-            if self._process is process:
-                self._process = None
             if self._closed:
                 return _closed(self._name)
-        how = process.kill()
+            is_news = self._process is process
+            if is_news:
+                self._process = None
         message = (
-            f"the process {process.pid} that had collection {self._name!r} open is gone ({how}); "
-            "it is started again by the next request"
+            f"the process {process.pid} that had collection {self._name!r} open is gone "
+            f"({process.kill()}); the next request opens it again. Run `reindexer doctor` if this "
+            "goes on"
         )
-        log.warning("%s", message)
+        if is_news:
+            log.warning("%s", message)
         return StoreUnavailable(message)
 
 
@@ -261,7 +272,10 @@ class _Process:
         try:
             self.spec: CollectionSpec = self._channels[0].answer(CALL_WAIT_S)
         except _Gone as error:
-            raise StoreError(f"the process that opens {name!r} is gone: {self.kill()}") from error
+            raise StoreError(
+                f"the process that was to open collection {name!r} is gone ({self.kill()}); memory "
+                "may be short: run `reindexer doctor`, and look at the system's log"
+            ) from error
         except BaseException:
             self.kill()
             raise

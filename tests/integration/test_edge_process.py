@@ -97,6 +97,22 @@ def test_a_process_that_hangs_is_replaced(
     assert len(collection.search(rows(1)[0], 5)) == 5
 
 
+def test_what_is_read_page_by_page_never_goes_on_in_another_process(
+    collection: EdgeProcessCollection,
+) -> None:
+    first, second = (collection.scan_points(batch=3) for _ in range(2))
+    assert len(next(first)) == len(next(second)) == 3
+    assert collection.pid is not None
+    os.kill(collection.pid, signal.SIGKILL)
+    with pytest.raises(StoreUnavailable, match="is gone"):
+        next(first)
+    whole = collection.scan_points(batch=3)
+    n_read = len(next(whole))
+    with pytest.raises(StoreUnavailable, match="is gone"):  # its pages are no part of `whole`
+        next(second)
+    assert n_read + sum(map(len, whole)) == N_POINTS
+
+
 def test_one_that_cannot_be_started_again_says_why_and_is_not_tried_at_every_call(
     collection: EdgeProcessCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
