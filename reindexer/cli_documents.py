@@ -182,11 +182,9 @@ def sync(invocation: Invocation, as_json: bool) -> None:
     """
     from reindexer.running_service import RunningService
 
-    with invocation.open_existing() as data:
-        service = RunningService.find(data)
+    with invocation.open_existing() as data, RunningService.found(data) as service:
         if service is not None:
-            with service:
-                report = _wait_for_service(data, service, quiet=invocation.quiet)
+            report = _wait_for_service(data, service, quiet=invocation.quiet)
         else:
             report = {**_sync_here(data, quiet=invocation.quiet), "service": None}
     if as_json:

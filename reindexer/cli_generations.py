@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +207,7 @@ def _verify(
             f"{name} is {generation.state}: its build verifies it at the end. Run `reindexer "
             "resume` if it has stopped"
         )
-    service = RunningService.find(data)
-    with service or contextlib.nullcontext():
+    with RunningService.found(data) as service:
         if service is not None and service.has_open(name):
             progress.update(state=f"by the service at {service.url}")
             report = service.verify(name)

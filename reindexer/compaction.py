@@ -107,13 +107,15 @@ def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
 
 def _indexed(data: DataDirectory, live: Generation) -> float:
     """As the process that has the collection open sees it."""
-    service = None if data.store.shared else RunningService.find(data)
-    if service is not None:
-        with service:
-            info = service.info()
-        if info.get("generation") == live.name and info.get("indexed") is not None:
-            return float(info["indexed"])
-        raise StoreError(f"the service at {service.url} has not opened {live.name} yet; try again")
+    if not data.store.shared:
+        with RunningService.found(data) as service:
+            if service is not None:
+                info = service.info()
+                if info.get("generation") == live.name and info.get("indexed") is not None:
+                    return float(info["indexed"])
+                raise StoreError(
+                    f"the service at {service.url} has not opened {live.name} yet; try again"
+                )
     collection = data.store.open(live.collection, live.recipe.fingerprint)
     with contextlib.closing(collection):
         return collection.indexed()

@@ -49,26 +49,24 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
         found=f"{data.settings.store_kind} {version}, {count(len(names), 'collection')}",
     )
     yield from _alias(data)
-    service = RunningService.find(data)
-    open_there: set[str] = set()
-    if service is not None:
-        try:
-            open_there = set(service.info().get("open", ()))
-        except ReindexerError as error:
-            yield Finding(
-                name="service", state="problem", found=str(error), advice="start it again"
-            )
-    for generation in data.catalog.all():
-        if generation.state in ("retired", "failed"):
-            continue
-        on_step(generation.name)
-        if generation.name in open_there:
-            assert service is not None
-            yield _open_elsewhere(data, generation, service if deep else None)
-        else:
-            yield from _generation(data, generation, deep=deep, on_step=on_step)
-    if service is not None:
-        service.__exit__()
+    with RunningService.found(data) as service:
+        open_there: set[str] = set()
+        if service is not None:
+            try:
+                open_there = set(service.info().get("open", ()))
+            except ReindexerError as error:
+                yield Finding(
+                    name="service", state="problem", found=str(error), advice="start it again"
+                )
+        for generation in data.catalog.all():
+            if generation.state in ("retired", "failed"):
+                continue
+            on_step(generation.name)
+            if generation.name in open_there:
+                assert service is not None
+                yield _open_elsewhere(data, generation, service if deep else None)
+            else:
+                yield from _generation(data, generation, deep=deep, on_step=on_step)
     yield from _leftovers(data, names)
 
 

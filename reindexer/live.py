@@ -84,7 +84,7 @@ def open_live(
     if generation is not None and data.catalog.get(generation).state == "pruned":
         raise WrongState(f"{generation} was pruned; see `reindexer generations` for what there is")
     with contextlib.ExitStack() as stack:
-        service = _found(data, stack)
+        service = stack.enter_context(RunningService.found(data))
         if service is not None and (generation is None or service.has_open(generation)):
             on_wait(f"asking the service at {service.url}")
             yield service.pinned_to(generation)
@@ -96,17 +96,12 @@ def open_live(
         try:
             answers: Answers = stack.enter_context(_opened_here(data, name))
         except StoreLocked:
-            service = _found(data, stack)  # it may have started in this moment
+            # It may have started in this moment.
+            service = stack.enter_context(RunningService.found(data))
             if service is None or not (generation is None or service.has_open(name)):
                 raise
             answers = service.pinned_to(generation)
         yield answers
-
-
-def _found(data: DataDirectory, stack: contextlib.ExitStack) -> RunningService | None:
-    """The service that runs, if one does, until the stack is left."""
-    service = RunningService.find(data)
-    return stack.enter_context(service) if service is not None else None
 
 
 def _live_name(data: DataDirectory) -> str:
@@ -212,11 +207,12 @@ def points_of(
 ) -> Iterator[Iterator[tuple[list[Point], FloatMatrix]]]:
     """Every point of a generation with its vector: from the service, if it has the collection open.
     Raises StoreLocked when a process that cannot be asked has it."""
-    with contextlib.ExitStack() as stack:
-        service = None if data.store.shared else _found(data, stack)
-        if service is not None and service.has_open(generation.name):
-            yield from_frames(stack.enter_context(service.points(generation.name)))
-            return
+    if not data.store.shared:
+        with RunningService.found(data) as service:
+            if service is not None and service.has_open(generation.name):
+                with service.points(generation.name) as chunks:
+                    yield from_frames(chunks)
+                return
     collection = data.store.open(generation.collection, generation.recipe.fingerprint)
     with contextlib.closing(collection):
         yield collection.scan()

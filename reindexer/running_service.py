@@ -74,6 +74,14 @@ class RunningService:
             address = ServiceAddress.read(data.path)
         return cls(address) if address is not None else None
 
+    @classmethod
+    @contextlib.contextmanager
+    def found(cls, data: DataDirectory) -> Iterator[RunningService | None]:
+        """What `find` gives, for as long as the block lasts."""
+        service = cls.find(data)
+        with service or contextlib.nullcontext():
+            yield service
+
     def pinned_to(self, generation: str | None) -> RunningService:
         self._generation = generation
         return self

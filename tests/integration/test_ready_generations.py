@@ -7,10 +7,39 @@ import time
 import httpx
 import pytest
 
+from reindexer import running_service
+from reindexer.data_directory import DataDirectory
+from reindexer.live import open_live, points_of
 from reindexer.prune import plan_prune, prune
 from search import serving
+from search.searcher import SearchRequest
 from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
+
+
+def test_a_service_that_has_not_opened_what_is_asked_is_left_again(
+    directory: WordDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[running_service.RunningService] = []
+    find = running_service.RunningService.find
+
+    def noted(data: DataDirectory) -> running_service.RunningService | None:
+        service = find(data)
+        if service is not None:
+            asked.append(service)
+        return service
+
+    directory.put_many(f"d{number}" for number in range(20))
+    directory.go_live(directory.build("word@1"))
+    ready = directory.build("word@2")
+    monkeypatch.setattr(running_service.RunningService, "find", noted)
+    with RunningService(directory):
+        with open_live(directory, ready) as answers:
+            assert answers.search(SearchRequest(query="d3"))["generation"] == ready
+        with points_of(directory, directory.catalog.get(ready)) as pages:
+            assert sum(len(points) for points, _ in pages) == 20
+    assert len(asked) == 2
+    assert all(service._http.is_closed for service in asked)
 
 
 def test_a_ready_generation_is_compared_over_http_and_pruned_afterwards(

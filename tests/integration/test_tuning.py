@@ -228,7 +228,7 @@ def test_clicks_count_as_judgments(live: WordDirectory, tmp_path: Path) -> None:
 def test_a_running_service_takes_the_fusion_up_and_opens_nothing_again(
     live: WordDirectory, train: Judgments
 ) -> None:
-    with serving(live) as manager, RunningService.find(live) or contextlib.nullcontext() as service:
+    with serving(live) as manager, RunningService.found(live) as service:
         assert isinstance(service, RunningService)
         before = manager.current
         assert before is not None
