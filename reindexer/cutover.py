@@ -20,12 +20,13 @@ from search.errors import (
     WrongState,
 )
 from search.generations import Generation
+from search.serving import FOLLOW_S
 from training.errors import TrainingError
 from training.kill_points import reached
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05  # a serving process looks as often
+POLL_S = FOLLOW_S  # as often as a serving process looks
 FOLLOW_TIMEOUT_S = 10.0
 
 

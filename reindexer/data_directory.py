@@ -85,23 +85,21 @@ class DataDirectory:
     def encoder(self, generation: Generation) -> VersionEncoder:
         """The generation's own model version, in integers where the generation is, whatever the
         settings say now. Raises what load_encoder raises."""
-        recipe = generation.recipe
+        recipe, dtype = generation.recipe, self.settings.dtype
         version = self.registry.resolve(recipe.model)
-        if recipe.fingerprint == version.fingerprint_in("int8"):
-            return self._open_encoder(version, dtype="int8")
-        if self.settings.dtype == "int8":
-            return self._open_encoder(version, dtype="auto")
-        return self._open_encoder(version)
+        if recipe.fingerprint != version.fingerprint_in(dtype):
+            dtype = "int8" if recipe.fingerprint == version.fingerprint_in("int8") else "auto"
+        return self._open_encoder(version, dtype)
 
     def load_encoder(self, model: str) -> VersionEncoder:
         """Raises SpaceMismatch when a remote model is not the one that was registered."""
-        return self._open_encoder(self.registry.resolve(model))
+        return self._open_encoder(self.registry.resolve(model), self.settings.dtype)
 
-    def _open_encoder(self, version: ModelVersion, **options: Any) -> VersionEncoder:
+    def _open_encoder(self, version: ModelVersion, dtype: str) -> VersionEncoder:
         from training.encoder_opening import open_encoder
 
         try:
-            return open_encoder(version, **{**self.encoder_options(), **options})
+            return open_encoder(version, **{**self.encoder_options(), "dtype": dtype})
         except ModelChanged as error:
             raise SpaceMismatch(str(error)) from error
 

@@ -33,6 +33,7 @@ from search.processes import run_module
 
 log = logging.getLogger(__name__)
 
+CHILD = "search.edge_child"  # the module that runs there
 CHANNELS = 4  # calls that can be under way at a time
 # Then the process hangs, and another takes its place. The engine may have a log to read first.
 SEARCH_WAIT_S, CALL_WAIT_S = 60.0, 600.0
@@ -257,7 +258,7 @@ class _Process:
     def __init__(self, name: str, arguments: Sequence[str]) -> None:
         pairs = [socket.socketpair() for _ in range(CHANNELS)]
         theirs = [pair[1].fileno() for pair in pairs]
-        command = run_module("search.edge_child", *arguments, *map(str, theirs))
+        command = run_module(CHILD, *arguments, *map(str, theirs))
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=theirs)
         except OSError as error:

@@ -91,10 +91,10 @@ def _file_name(version: ModelVersion) -> str:
 
 
 def _kept(path: Path) -> bytes | None:
-    """None where there is nothing, or not what was kept."""
+    """None where there is nothing to be read, or not what was kept."""
     try:
         found = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
     content = found[_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() == found[:_DIGEST_BYTES]:

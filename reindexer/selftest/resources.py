@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from reindexer.selftest.proof import Promise
-from search import edge_child
+from search.edge_process import CHILD
 
 # Growth over the last part of a soak that is no growth: this share of the level, or so many, or
 # three times what samples scatter around their line.
@@ -73,7 +73,7 @@ def _collection_processes(pid: int) -> list[int]:
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has ended
             for child in map(int, thread.read_text("ascii").split()):
-                if edge_child.__name__.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                if CHILD.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(child)
     return found
 

@@ -14,23 +14,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from reindexer.opening import Opener
 from reindexer.selftest.resources import take_sample
 from search import edge_process
-from search.dense import CollectionSpec, FloatMatrix, Point
+from search.dense import CollectionSpec
 from search.dense_edge import EdgeStore
 from search.edge_process import CHANNELS, EdgeProcessCollection
 from search.errors import InvalidQuery, StoreError, StoreLocked, StoreUnavailable
 from search.generations import Generation
+from tests.plain_points import points, vectors
 from tests.word_directory import WordDirectory
 from training.errors import ModelNotFound
 
 DIM = 4
 SPEC = CollectionSpec(generation="docs@1", fingerprint="f", dim=DIM)
 N_POINTS = 20
+ROWS = vectors(N_POINTS, DIM)
 WAIT_S = 60
 
 
@@ -43,35 +44,16 @@ def store(tmp_path: Path) -> EdgeStore:
 def collection(store: EdgeStore) -> Iterator[EdgeProcessCollection]:
     store.create("docs-1", SPEC).close()
     opened = store.open_apart("docs-1", "f")
-    opened.upsert([a_point(number) for number in range(N_POINTS)], rows(N_POINTS))
+    opened.upsert(points(N_POINTS), ROWS)
     yield opened
     opened.close()
-
-
-def a_point(number: int) -> Point:
-    return Point(
-        doc_id=f"d{number:02}",
-        number=0,
-        count=1,
-        seq=number + 1,
-        content_hash="c",
-        text_hash="t",
-        start=0,
-        end=1,
-        metadata={},
-    )
-
-
-def rows(n: int) -> FloatMatrix:
-    found = np.random.default_rng(0).standard_normal((n, DIM)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
 def test_a_process_that_dies_costs_one_call_and_loses_nothing(
     collection: EdgeProcessCollection, how: signal.Signals
 ) -> None:
-    before = collection.search(rows(1)[0], 5)
+    before = collection.search(ROWS[0], 5)
     first = collection.pid
     assert first is not None
     os.kill(first, how)
@@ -80,7 +62,7 @@ def test_a_process_that_dies_costs_one_call_and_loses_nothing(
         collection.count()
 
     assert collection.count() == N_POINTS
-    assert collection.search(rows(1)[0], 5) == before
+    assert collection.search(ROWS[0], 5) == before
     assert collection.pid not in (first, None)
 
 
@@ -92,9 +74,9 @@ def test_a_process_that_hangs_is_replaced(
     os.kill(collection.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, collection.pid, os.WSTOPPED)
     with pytest.raises(StoreUnavailable, match="is gone"):
-        collection.search(rows(1)[0], 5)
+        collection.search(ROWS[0], 5)
     monkeypatch.undo()
-    assert len(collection.search(rows(1)[0], 5)) == 5
+    assert len(collection.search(ROWS[0], 5)) == 5
 
 
 def test_what_is_read_page_by_page_never_goes_on_in_another_process(
@@ -135,26 +117,26 @@ def test_one_that_cannot_be_started_again_says_why_and_is_not_tried_at_every_cal
 def test_it_searches_while_the_caller_does_something_else(
     collection: EdgeProcessCollection,
 ) -> None:
-    expected = collection.search(rows(1)[0], 5)
-    with collection.begin_search(rows(1)[0], 5) as hits:
+    expected = collection.search(ROWS[0], 5)
+    with collection.begin_search(ROWS[0], 5) as hits:
         assert collection.count() == N_POINTS
         assert hits() == expected
     for _ in range(2 * CHANNELS):  # an answer that nobody fetched is in nobody's way
-        with collection.begin_search(rows(1)[0], 3):
+        with collection.begin_search(ROWS[0], 3):
             pass
-        with pytest.raises(InvalidQuery), collection.begin_search(rows(1)[0], 0) as hits:
+        with pytest.raises(InvalidQuery), collection.begin_search(ROWS[0], 0) as hits:
             hits()
-    assert collection.search(rows(1)[0], 5) == expected
+    assert collection.search(ROWS[0], 5) == expected
 
 
 def test_more_callers_than_channels_take_turns(collection: EdgeProcessCollection) -> None:
-    expected = [collection.search(row, 3) for row in rows(N_POINTS)]
+    expected = [collection.search(row, 3) for row in ROWS]
     wrong: list[int] = []
 
     def ask() -> None:
         wrong.extend(
             number
-            for number, row in enumerate(rows(N_POINTS))
+            for number, row in enumerate(ROWS)
             if collection.search(row, 3) != expected[number]
         )
 
@@ -165,7 +147,7 @@ def test_more_callers_than_channels_take_turns(collection: EdgeProcessCollection
     for caller in callers:
         caller.join()
     assert wrong == []
-    assert sorted(pages) == [f"d{number:02}" for number in range(N_POINTS)]
+    assert sorted(pages) == sorted(point.doc_id for point in points(N_POINTS))
 
 
 def test_it_is_locked_in_the_name_of_the_process_that_asked_for_it(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from search.dense import CollectionSpec, Point, Quantization
+from search.dense import CollectionSpec, Quantization
 from search.dense_qdrant import BULK_LOAD, QdrantStore
 from search.payload import HNSW_EF, INDEX_FROM_KB
 from search.qdrant_layout import POINTS_A_WRITE, QdrantLayout, QdrantLimits
+from tests.plain_points import points, vectors
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
@@ -73,28 +73,6 @@ class Server(QdrantClient):
         return [arguments for name, arguments in self.asked if name == method]
 
 
-def points(n: int) -> list[Point]:
-    return [
-        Point(
-            doc_id=f"d{number}",
-            number=0,
-            count=1,
-            seq=number + 1,
-            content_hash="c",
-            text_hash="t",
-            start=0,
-            end=1,
-            metadata={},
-        )
-        for number in range(n)
-    ]
-
-
-def vectors(n: int) -> Any:
-    drawn = np.random.default_rng(0).standard_normal((n, SPEC.dim)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-
 def test_a_collection_is_made_with_the_layout_of_the_settings() -> None:
     server = Server()
     layout = QdrantLayout(shards=6, replicas=3, on_disk_vectors=True)
@@ -135,15 +113,15 @@ def test_quantized_vectors_are_kept_in_memory(quantization: Quantization, kind: 
     config = server.of("create_collection")[0]["quantization_config"]
     assert isinstance(config, kind)
     assert "always_ram=True" in repr(config)
-    collection.upsert(points(20), vectors(20))
-    assert collection.search(vectors(20)[3], 1)[0].doc_id == "d3"
+    collection.upsert(points(20), vectors(20, SPEC.dim))
+    assert collection.search(vectors(20, SPEC.dim)[3], 1)[0].doc_id == "d3"
 
 
 def test_strict_mode_is_read_and_no_request_goes_beyond_it() -> None:
     server = Server(STRICT)
     collection = QdrantStore(client=server).create("docs-1", SPEC)
 
-    collection.upsert(points(120), vectors(120))
+    collection.upsert(points(120), vectors(120, SPEC.dim))
     collection.remove_older({f"d{number}": 2 for number in range(60)})
     stored, _ = collection.stored([f"d{number}" for number in range(60)])
 
@@ -151,7 +129,9 @@ def test_strict_mode_is_read_and_no_request_goes_beyond_it() -> None:
     assert {asked["limit"] for asked in server.of("scroll")} == {30}
     assert all(len(_doc_ids(asked)) <= 10 for asked in server.of("scroll"))
     assert len(stored) == 59  # d0 was older
-    hits = collection.search(vectors(120)[7], 5, exact=True)  # as exactly as it is allowed
+    hits = collection.search(
+        vectors(120, SPEC.dim)[7], 5, exact=True
+    )  # as exactly as it is allowed
     assert hits[0].doc_id == "d7"
 
 

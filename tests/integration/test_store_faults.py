@@ -19,6 +19,7 @@ from search import qdrant_calls
 from search.dense import CollectionSpec, Point
 from search.dense_qdrant import QdrantStore
 from search.errors import StoreUnavailable
+from tests import plain_points
 from tests.qdrant_server import QdrantServer
 from tests.word_directory import WordDirectory
 
@@ -47,20 +48,7 @@ def a_store(server: QdrantServer, **options: Any) -> QdrantStore:
 
 
 def points(seq: int = 1) -> list[Point]:
-    return [
-        Point(
-            doc_id=f"d{number}",
-            number=0,
-            count=1,
-            seq=seq,
-            content_hash="c",
-            text_hash="t",
-            start=0,
-            end=1,
-            metadata={},
-        )
-        for number in range(N_POINTS)
-    ]
+    return plain_points.points(N_POINTS, seq=seq)
 
 
 VECTORS = np.eye(8, dtype=np.float32)[np.arange(N_POINTS) % 8]
