@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld, ReindexerError
@@ -50,10 +51,10 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
     )
     yield from _alias(data)
     with RunningService.found(data) as service:
-        open_there: set[str] = set()
+        info: dict[str, Any] = {}
         if service is not None:
             try:
-                open_there = set(service.info().get("open", ()))
+                info = service.info()
             except ReindexerError as error:
                 yield Finding(
                     name="service", state="problem", found=str(error), advice="start it again"
@@ -62,9 +63,10 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
             if generation.state in ("retired", "failed"):
                 continue
             on_step(generation.name)
-            if generation.name in open_there:
+            if generation.name in info.get("open", ()):
                 assert service is not None
-                yield _open_elsewhere(data, generation, service if deep else None)
+                problem = info["problem"] if generation.name == info["generation"] else None
+                yield _open_elsewhere(data, generation, service if deep else None, problem)
             else:
                 yield from _generation(data, generation, deep=deep, on_step=on_step)
     yield from _leftovers(data, names)
@@ -94,10 +96,20 @@ def _move_alias(data: DataDirectory) -> str:
 
 
 def _open_elsewhere(
-    data: DataDirectory, generation: Generation, service: RunningService | None
+    data: DataDirectory,
+    generation: Generation,
+    service: RunningService | None,
+    problem: str | None,
 ) -> Finding:
-    """service: to be asked to look through its own collection."""
+    """service: to be asked to look through its own collection. problem: that it tells of itself."""
     name, about = f"generation {generation.name}", _about(data, generation)
+    if problem is not None:
+        return Finding(
+            name=name,
+            state="problem",
+            found=f"the service that has it open says: {problem}",
+            advice="if that names no command, look at the service's log",
+        )
     if service is None:
         return Finding(
             name=name,

@@ -131,6 +131,7 @@ class ReindexerService:
         if current is None:
             return {"generation": None, "model": None, "head_seq": head, "problem": self._problem}
         recipe = current.generation.recipe
+        indexed, unreadable = _indexed(current)
         return {
             "generation": current.name,
             "model": recipe.model,
@@ -139,9 +140,9 @@ class ReindexerService:
             "watermark": self._data.catalog.get(current.name).watermark,
             "lexical_watermark": current.lexical.watermark,
             "head_seq": head,
-            "indexed": _indexed(current),
+            "indexed": indexed,
             "device": str(current.encoder.device),
-            "problem": self._problem,
+            "problem": self._problem or unreadable,
         }
 
     def verify(self, generation: str) -> Mapping[str, Any]:
@@ -294,9 +295,9 @@ class ReindexerService:
         return True
 
 
-def _indexed(opened: OpenGeneration) -> float | None:
-    """Share of the passages in the ANN index; None while the store cannot tell."""
+def _indexed(opened: OpenGeneration) -> tuple[float | None, str | None]:
+    """Share of the passages in the ANN index, or why the store cannot tell."""
     try:
-        return round(opened.collection.indexed(), 4)
-    except StoreError:
-        return None
+        return round(opened.collection.indexed(), 4), None
+    except StoreError as error:
+        return None, str(error)

@@ -286,7 +286,7 @@ class Info(BaseModel):
         default=None, description="Share of the passages that the ANN index covers, 0 to 1"
     )
     device: str | None = None
-    problem: str | None = Field(description="Why replay waits, if it does")
+    problem: str | None = Field(description="Why replay waits, or the collection is not read")
     open: list[str] = Field(description="Generations that this process can answer from")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,10 @@ from search import tables
 from search.dense import CollectionSpec, Point
 from search.dense_edge import EdgeStore
 from search.dense_qdrant import QdrantStore
+from search.edge_process import EdgeProcessCollection
+from search.errors import StoreError
 from search.vector_mark import vector_marks
+from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
 
@@ -193,6 +197,27 @@ def test_a_damaged_lexical_file_is_found_and_made_again(installed: Installed) ->
     assert "reindexer sync" in advice
     assert done == {name: "made again from 30 documents"}
     assert installed.problems() == {}
+
+
+def test_a_collection_that_a_service_has_lost_is_found(installed: Installed) -> None:
+    """Its process is gone, and another cannot open what it left."""
+    with RunningService(installed.directory) as running:
+        opened = running.service.manager.current
+        assert opened is not None
+        assert isinstance(opened.collection, EdgeProcessCollection)
+        assert opened.collection.pid is not None
+        folder = installed.settings.data_dir / "collections" / opened.collection.name
+        (folder / "collection.json").rename(folder / "elsewhere")
+        os.kill(opened.collection.pid, signal.SIGKILL)
+        with pytest.raises(StoreError):
+            opened.collection.count()
+        found = [installed.look(deep=deep)["generation docs@2"] for deep in (False, True)]
+        (folder / "elsewhere").rename(folder / "collection.json")
+
+    for finding in found:
+        assert finding.state == "problem"
+        assert "has no" in finding.found
+        assert "reindexer upgrade" in finding.found
 
 
 def test_a_lexical_index_that_a_service_holds_is_left_to_it(installed: Installed) -> None:
