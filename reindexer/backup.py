@@ -146,7 +146,7 @@ def _keep_points(
     data: DataDirectory, folder: BackupFolder, generation: Generation, on_step: OnStep
 ) -> StoredCollection:
     """The points in parts by seq, so that a part changes only when its documents do."""
-    watermark = data.catalog.get(generation.name).watermark  # read before the points
+    watermark = data.catalog.watermark(generation.name)  # read before the points
     digest = PointDigest()
     with (
         tempfile.TemporaryDirectory(prefix=".backup-", dir=data.path) as spool,

@@ -161,7 +161,7 @@ class BuildRun:
         self, replay: Replay, collection: DenseCollection, check: Callable[[], None]
     ) -> None:
         name = self._job.generation
-        if self._data.catalog.get(name).watermark < self._build.start_head:
+        if self._data.catalog.watermark(name) < self._build.start_head:
             self._fill(replay, collection, check)
             self._flush_progress()
         if self._data.catalog.get(name).state == "building":
@@ -200,7 +200,7 @@ class BuildRun:
     def _catch_up(self, replay: Replay) -> None:
         """Replay what was written meanwhile; each round is shorter than the one before."""
         for _ in range(CATCH_UP_ROUNDS):
-            watermark = self._data.catalog.get(self._job.generation).watermark
+            watermark = self._data.catalog.watermark(self._job.generation)
             head = self._data.corpus.head()
             if head <= watermark:
                 return
@@ -222,7 +222,7 @@ class BuildRun:
 
     def _verify(self, opened: OpenGeneration) -> Verification:
         data, job = self._data, self._job
-        watermark = data.catalog.get(job.generation).watermark
+        watermark = data.catalog.watermark(job.generation)
         checks = verify_structure(data.corpus, opened, watermark=watermark)
         metrics = None
         if job.eval_dir is not None:

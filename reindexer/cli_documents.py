@@ -205,7 +205,7 @@ def _sync_here(data: DataDirectory, *, quiet: bool) -> dict[str, Any]:
 
     pointers = data.catalog.pointers()
     names = [name for name in (pointers.live, pointers.standby) if name is not None]
-    lag_docs = sum(data.corpus.lag(data.catalog.get(name).watermark) for name in names)
+    lag_docs = sum(data.corpus.lag(data.catalog.watermark(name)) for name in names)
     with data.journal.lease(SYNC_LEASE) as lease, Progress("sync", quiet=quiet) as progress:
         if lag_docs:
             progress.update(state=f"{count(lag_docs, 'change')} to bring in")
@@ -226,7 +226,7 @@ def _wait_for_service(
             info = service.info()
             pointers = data.catalog.pointers()
             names = [name for name in (pointers.live, pointers.standby) if name is not None]
-            marks = {name: data.catalog.get(name).watermark for name in names}
+            marks = {name: data.catalog.watermark(name) for name in names}
             lexical = info.get("lexical_watermark") or 0
             if all(mark >= head for mark in marks.values()) and (not marks or lexical >= head):
                 break

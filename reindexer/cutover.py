@@ -233,7 +233,7 @@ def _swap_when_caught_up(
     told = False
     while True:
         lease.check()
-        if not data.catalog.serving() and data.corpus.lag(data.catalog.get(target).watermark):
+        if not data.catalog.serving() and data.corpus.lag(data.catalog.watermark(target)):
             _catch_up_here(data, target)
         # Others may have started meanwhile.
         _wait_until_prepared(data, target, lease.token, deadline, on_wait)

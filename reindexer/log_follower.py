@@ -71,7 +71,7 @@ class LogFollower:
         pointers = catalog.pointers()
         target = pointers.request.target if pointers.request is not None else None
         names = {pointers.live, pointers.standby, target} - {None}
-        return any(catalog.get(str(name)).watermark < head for name in names)
+        return any(catalog.watermark(str(name)) < head for name in names)
 
     def _save_lexical(self, opener: Opener) -> None:
         """Those of this machine, so that a service that starts here has little to catch up with."""

@@ -126,7 +126,7 @@ class Opener:
         assert isinstance(collection, QdrantCollection)
         assert weights is not None
         catalog, name = self._data.catalog, generation.name
-        return QdrantLexical(collection, weights, lambda: catalog.get(name).watermark)
+        return QdrantLexical(collection, weights, lambda: catalog.watermark(name))
 
     def lexical(self, analyzer: AnalyzerRecipe) -> LexicalIndex:
         """Open, and in step with the corpus as of now."""
@@ -142,10 +142,11 @@ class Opener:
         with self._lock:
             return list(self._lexical.values())
 
-    def sync_lexicals(self) -> None:
-        """Bring all that are open to the head of the corpus; compact the ones that are due."""
+    def sync_lexicals(self, until: int | None = None) -> None:
+        """Bring all that are open to a seq, by default the head of the corpus; compact the ones
+        that are due."""
         for index in self.lexicals():
-            sync_lexical(self._data.corpus, index)
+            sync_lexical(self._data.corpus, index, until)
             if index.should_compact():
                 index.compact()
 
@@ -168,9 +169,10 @@ class Opener:
             index.close()
 
 
-def sync_lexical(corpus: Corpus, index: LexicalIndex) -> int:
-    """Apply what the index has not seen; returns how many changes that were."""
-    head, applied = corpus.head(), 0
+def sync_lexical(corpus: Corpus, index: LexicalIndex, until: int | None = None) -> int:
+    """Apply what the index has not seen, up to a seq or else to the head of the corpus; returns how
+    many changes that were."""
+    head, applied = corpus.head() if until is None else until, 0
     while index.watermark < head:
         changes = corpus.changes(index.watermark, LEXICAL_PAGE, until=head)
         if not changes:

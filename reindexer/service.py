@@ -137,7 +137,7 @@ class ReindexerService:
             "model": recipe.model,
             "fingerprint": recipe.fingerprint,
             "dim": recipe.dim,
-            "watermark": self._data.catalog.get(current.name).watermark,
+            "watermark": self._data.catalog.watermark(current.name),
             "lexical_watermark": current.lexical.watermark,
             "head_seq": head,
             "indexed": indexed,
@@ -151,7 +151,7 @@ class ReindexerService:
                 with self.manager.acquire_named(generation) as held:
                     if held is None:
                         break  # closed meanwhile
-                    watermark = self._data.catalog.get(generation).watermark
+                    watermark = self._data.catalog.watermark(generation)
                     checks = verify_structure(self.corpus, opened, watermark=watermark)
                 return Verification(generation=generation, checks=tuple(checks)).to_json()
         raise WrongState(f"{generation} is not open in the service")

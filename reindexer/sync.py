@@ -138,7 +138,7 @@ def sync_opened(
     """
     lease.check()
     head = data.corpus.head()
-    opener.sync_lexicals()
+    opener.sync_lexicals(head)
     synced = OpenedSync(done={}, failed={})
     for opened in manager.opened():
         with manager.acquire_named(opened.name) as held:
@@ -155,7 +155,7 @@ def sync_generation(
     data: DataDirectory, opened: OpenGeneration, lease: Lease, *, until: int
 ) -> ReplayProgress:
     """Replay into one open generation from its watermark; the lease fences late writers."""
-    watermark = data.catalog.get(opened.name).watermark
+    watermark = data.catalog.watermark(opened.name)
     if watermark >= until:
         return _nothing(watermark)
 

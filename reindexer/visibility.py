@@ -27,7 +27,7 @@ class Visibility:
         current = self._manager.current
         if current is None:
             return
-        seq = min(current.lexical.watermark, self._catalog.get(current.name).watermark)
+        seq = min(current.lexical.watermark, self._catalog.watermark(current.name))
         with self._changed:
             self._generation, self._seq = current.name, seq
             self._changed.notify_all()

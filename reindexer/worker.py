@@ -250,9 +250,7 @@ class Worker:
             return Outcome(state="done", result={"kept_in_step_by": describe_process(holder)})
         pointers = self._data.catalog.pointers()
         names = [name for name in (pointers.live, pointers.standby) if name is not None]
-        lag_docs = sum(
-            self._data.corpus.lag(self._data.catalog.get(name).watermark) for name in names
-        )
+        lag_docs = sum(self._data.corpus.lag(self._data.catalog.watermark(name)) for name in names)
         return None if lag_docs else Outcome(state="done", result={"lag_docs": 0})
 
     def _nothing_to_compact(self) -> Outcome | None:

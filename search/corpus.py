@@ -69,6 +69,7 @@ class Corpus:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._put_sql = _put_sql(database)
+        self._head = database.prepare(_HEAD)
         self._live_documents = database.prepare(
             sa.select(*_ROW).where(
                 database.one_of(tables.documents.c.doc_id, "doc_ids"),
@@ -194,8 +195,8 @@ class Corpus:
 
     def head(self) -> int:
         """The seq of the last change; 0 for an empty corpus."""
-        with self._database.read() as connection:
-            return _head(connection)
+        (row,) = self._head.rows()
+        return int(row.seq)
 
     def count(self, until: int | None = None) -> int:
         """Live documents whose last change is at or before a seq; all of them without one."""
@@ -340,10 +341,6 @@ def _put_sql(database: Database) -> str:
         },
     )
     return str(statement.compile(dialect=database.engine.dialect))
-
-
-def _head(connection: sa.Connection) -> int:
-    return int(connection.execute(_HEAD).scalar_one())
 
 
 def _lock_head(connection: sa.Connection) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Database:
         """INSERT for this dialect, with on_conflict_do_update."""
         return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
 
-    def prepare(self, select: sa.Select[Any]) -> PreparedSelect:
+    def prepare(self, select: sa.SelectBase) -> PreparedSelect:
         """One SELECT for what a user waits for."""
         return PreparedSelect(self, select)
 
@@ -150,28 +151,32 @@ class PreparedSelect:
     """One SELECT, rendered once and handed to the driver as it is: a third of the time it takes
     through `Database.read`. One statement is a consistent snapshot by itself."""
 
-    def __init__(self, database: Database, select: sa.Select[Any]) -> None:
+    def __init__(self, database: Database, select: sa.SelectBase) -> None:
         self._database = database
-        self.sql = str(select.compile(dialect=database.engine.dialect))
+        self._row: Any = namedtuple("Row", select.selected_columns.keys())  # type: ignore[misc]
+        compiled = select.compile(dialect=database.engine.dialect)
+        self._constants = compiled.params  # of the statement itself; None for its parameters
+        self.sql = str(compiled)
 
     def values(self, **parameters: object) -> dict[str, object]:
         """The parameters as the driver takes them."""
+        values = {**self._constants, **parameters}
         if not self._database.is_sqlite:
-            return parameters
+            return values
         return {
             name: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-            for name, value in parameters.items()
+            for name, value in values.items()
         }
 
-    def rows(self, **parameters: object) -> list[tuple[Any, ...]]:
-        """Tuples of what the driver gives: on SQLite, 0 and 1 for booleans."""
+    def rows(self, **parameters: object) -> list[Any]:
+        """Named tuples of what the driver gives: on SQLite, 0 and 1 for booleans."""
         values = self.values(**parameters)
         with _mapped_errors(self._database.url):
             try:
                 with contextlib.closing(self._database.engine.raw_connection()) as connection:
                     cursor = connection.cursor()
                     cursor.execute(self.sql, values)
-                    return list(cursor.fetchall())
+                    return list(map(self._row._make, cursor.fetchall()))
             except self._database._driver_error as error:
                 raise self._database._wrapped(self.sql, values, error) from error
 

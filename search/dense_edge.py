@@ -11,7 +11,6 @@ process leaves of either is called `.new-…` or `.trash-…` and is cleared awa
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import secrets
 import shutil
@@ -133,7 +132,9 @@ class EdgeStore:
         """There is none."""
 
     def version(self) -> str:
-        return importlib.metadata.version("qdrant-edge-py")
+        from importlib.metadata import version  # not for a process that only has a collection open
+
+        return version("qdrant-edge-py")
 
     def disk_bytes(self, name: str) -> int | None:
         """Bytes that the collection's files take up on disk."""

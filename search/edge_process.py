@@ -37,6 +37,7 @@ CHILD = "search.edge_child"  # the module that runs there
 CHANNELS = 4  # calls that can be under way at a time
 # Then the process hangs, and another takes its place. The engine may have a log to read first.
 SEARCH_WAIT_S, CALL_WAIT_S = 60.0, 600.0
+NO_BLAS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy would start threads for it, and nothing needs them
 CLOSE_WAIT_S = 60.0  # the engine's log has what was not flushed by then
 RESTART_S = 2.0  # after one that could not be started
 
@@ -260,7 +261,9 @@ class _Process:
         theirs = [pair[1].fileno() for pair in pairs]
         command = run_module(CHILD, *arguments, *map(str, theirs))
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=theirs)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=theirs, env={**os.environ, **NO_BLAS}
+            )
         except OSError as error:
             for ours, _ in pairs:
                 ours.close()

@@ -104,11 +104,44 @@ class Pointers:
     recipes: Mapping[str, str] = field(default_factory=dict)  # as stored, of live and standby
 
 
+_GENERATION = sa.select(tables.generations).where(tables.generations.c.name == sa.bindparam("name"))
+_WATERMARK = _GENERATION.with_only_columns(tables.generations.c.watermark)
+_REQUESTED = "requested"
+_POINTERS = sa.union_all(
+    sa.select(
+        tables.generations.c.state,
+        tables.generations.c.name,
+        tables.generations.c.recipe,
+        sa.null().label("expected_live"),
+        sa.cast(sa.null(), sa.BigInteger).label("token"),
+        sa.cast(sa.null(), sa.Float).label("expires_at"),
+    ).where(tables.generations.c.state.in_([sa.literal("live"), sa.literal("standby")])),
+    sa.select(
+        sa.literal(_REQUESTED),
+        tables.cutover.c.target,
+        sa.null(),
+        tables.cutover.c.expected_live,
+        tables.cutover.c.token,
+        tables.cutover.c.expires_at,
+    ),
+)
+_SERVING = (
+    sa.select(tables.searchers)
+    .where(tables.searchers.c.seen_at > sa.bindparam("since", type_=sa.Float))
+    .order_by(tables.searchers.c.name)
+)
+
+
 class Catalog:
     """Reads and moves the rows that every process agrees on."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # What is asked many times a second:
+        self._select_generation = database.prepare(_GENERATION)
+        self._select_watermark = database.prepare(_WATERMARK)
+        self._select_pointers = database.prepare(_POINTERS)
+        self._select_serving = database.prepare(_SERVING)
 
     # -- generations -------------------------------------------------------------------------
 
@@ -141,16 +174,21 @@ class Catalog:
 
     def get(self, name: str) -> Generation:
         """Raises GenerationNotFound, naming what there is."""
-        with self._database.read() as connection:
-            row = connection.execute(
-                sa.select(tables.generations).where(tables.generations.c.name == name)
-            ).one_or_none()
-        if row is None:
-            known = ", ".join(g.name for g in self.all()) or "none yet"
-            raise GenerationNotFound(
-                f"no generation {name!r}; there are: {known}. Run `reindexer generations`"
-            )
-        return _generation(row)
+        for row in self._select_generation.rows(name=name):
+            return _generation(row)
+        raise self._not_found(name)
+
+    def watermark(self, name: str) -> int:
+        """The last seq that was applied to a generation. Raises GenerationNotFound."""
+        for row in self._select_watermark.rows(name=name):
+            return int(row.watermark)
+        raise self._not_found(name)
+
+    def _not_found(self, name: str) -> GenerationNotFound:
+        known = ", ".join(g.name for g in self.all()) or "none yet"
+        return GenerationNotFound(
+            f"no generation {name!r}; there are: {known}. Run `reindexer generations`"
+        )
 
     def all(self, states: Collection[str] | None = None) -> list[Generation]:
         """All generations that still have something on disk, oldest first; or those in `states`."""
@@ -170,25 +208,17 @@ class Catalog:
 
     def pointers(self) -> Pointers:
         """Live, standby and the requested switch, from one snapshot."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(
-                    tables.generations.c.state,
-                    tables.generations.c.name,
-                    tables.generations.c.recipe,
-                ).where(tables.generations.c.state.in_(["live", "standby"]))
-            ).all()
-            request = connection.execute(sa.select(tables.cutover)).one_or_none()
-        names = {row.state: row.name for row in rows}
+        rows = {row.state: row for row in self._select_pointers.rows()}
+        live, standby, request = (rows.get(state) for state in ("live", "standby", _REQUESTED))
         return Pointers(
-            live=names.get("live"),
-            standby=names.get("standby"),
+            live=live.name if live is not None else None,
+            standby=standby.name if standby is not None else None,
             request=None
             if request is None or request.expires_at < time.time()
             else CutOverRequest(
-                target=request.target, expected_live=request.expected_live, token=request.token
+                target=request.name, expected_live=request.expected_live, token=request.token
             ),
-            recipes={row.name: row.recipe for row in rows},
+            recipes={row.name: row.recipe for row in (live, standby) if row is not None},
         )
 
     def move(self, name: str, to: State, *, reason: str | None = None) -> None:
@@ -403,12 +433,6 @@ class Catalog:
 
     def serving(self) -> list[ServingProcess]:
         """Processes seen within their lease; those that died on this host are left out at once."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(tables.searchers)
-                .where(tables.searchers.c.seen_at > time.time() - SEARCHER_LEASE_S)
-                .order_by(tables.searchers.c.name)
-            ).all()
         return [
             ServingProcess(
                 name=row.name,
@@ -424,7 +448,7 @@ class Catalog:
                     queries_per_s=row.queries_per_s, p50_ms=row.p50_ms, p99_ms=row.p99_ms
                 ),
             )
-            for row in rows
+            for row in self._select_serving.rows(since=time.time() - SEARCHER_LEASE_S)
             if process_may_live(row.name)
         ]
 

@@ -81,7 +81,7 @@ def assert_equal_to_one_process(directory: WordDirectory, generation: Generation
     with NotedDirectory(settings_of(directory.path, fanout="none")) as alone:
         expected = contents(alone, alone.catalog.get(alone.build("word@1")))
     assert contents(directory, generation) == expected
-    assert directory.catalog.get(generation.name).watermark == directory.corpus.head()
+    assert directory.catalog.watermark(generation.name) == directory.corpus.head()
 
 
 def n_encoded(directory: WordDirectory) -> int:

@@ -221,7 +221,7 @@ class _World:
             self.data.catalog.move(name, "pruned")
 
     def verify(self, opened: OpenGeneration) -> list[Check]:
-        watermark = self.data.catalog.get(opened.name).watermark
+        watermark = self.data.catalog.watermark(opened.name)
         return verify_structure(self.data.corpus, opened, watermark=watermark)
 
     def quality(self, opened: OpenGeneration) -> Check:

@@ -74,7 +74,7 @@ class Serving:
         head = self._data.corpus.head()
         pointers = self._data.catalog.pointers()
         names = [name for name in (pointers.live, pointers.standby) if name is not None]
-        return all(self._data.catalog.get(name).watermark >= head for name in names) and all(
+        return all(self._data.catalog.watermark(name) >= head for name in names) and all(
             index.watermark >= head for index in self._opener.lexicals()
         )
 

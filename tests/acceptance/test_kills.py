@@ -212,7 +212,7 @@ def _assert_equal_both_ways(data: DataDirectory, names: list[str]) -> None:
     opener = Opener(data, writable=False)
     for name in names:
         opened = opener.open(name)
-        watermark = data.catalog.get(name).watermark
+        watermark = data.catalog.watermark(name)
         assert watermark == data.corpus.head()
         checks = verify_structure(data.corpus, opened, watermark=watermark)
         opened.close()

@@ -111,7 +111,7 @@ def test_a_fusion_is_changed_alone_and_recorded(catalog: Catalog) -> None:
     catalog.set_fusion(name, fusion)
 
     assert catalog.get(name).recipe == replace(RECIPE, fusion=fusion)
-    assert (catalog.get(name).state, catalog.get(name).watermark) == ("live", 0)
+    assert (catalog.get(name).state, catalog.watermark(name)) == ("live", 0)
     after = catalog.pointers().recipes[name]
     assert after != before  # what a serving process notices
     assert Recipe.from_json(after).fusion == fusion
@@ -244,7 +244,7 @@ def test_the_watermark_moves_under_the_lease(catalog: Catalog, database: Databas
         catalog.advance(name, 10, lease="sync", token=lease.token)
         catalog.advance(name, 10, lease="sync", token=lease.token)
 
-    assert catalog.get(name).watermark == 10
+    assert catalog.watermark(name) == 10
 
 
 def test_the_watermark_never_goes_back(catalog: Catalog, database: Database) -> None:
@@ -254,7 +254,7 @@ def test_the_watermark_never_goes_back(catalog: Catalog, database: Database) -> 
         with pytest.raises(WrongState, match=r"watermark of docs@1 is 10; it cannot go back to 9"):
             catalog.advance(name, 9, lease="sync", token=lease.token)
 
-    assert catalog.get(name).watermark == 10
+    assert catalog.watermark(name) == 10
 
 
 def test_a_late_process_cannot_move_the_watermark(catalog: Catalog, database: Database) -> None:
@@ -270,7 +270,7 @@ def test_a_late_process_cannot_move_the_watermark(catalog: Catalog, database: Da
     with pytest.raises(LeaseLost):
         catalog.advance(name, 10, lease="nobody-has-it", token=1)
 
-    assert catalog.get(name).watermark == 0
+    assert catalog.watermark(name) == 0
 
 
 def test_a_lease_does_not_change_hands_while_a_watermark_is_being_moved(
@@ -284,7 +284,7 @@ def test_a_lease_does_not_change_hands_while_a_watermark_is_being_moved(
 
     def take_over() -> None:
         with journal.lease("sync", wait_s=20):
-            seen.append(catalog.get(name).watermark)
+            seen.append(catalog.watermark(name))
 
     taker = threading.Thread(target=take_over)
     with database.write() as connection:

@@ -281,7 +281,7 @@ def test_a_checkpoint_moves_watermark_and_progress_together(
         journal.checkpoint(build, 40, lease="build", token=lease.token, docs_done=38, encoded=50)
 
     found = journal.build_of(name)
-    assert catalog.get(name).watermark == 40
+    assert catalog.watermark(name) == 40
     assert (found.docs_done, found.encoded, found.passages) == (38, 50, 0)
     assert found.updated_at >= build.updated_at
 
@@ -301,7 +301,7 @@ def test_the_checkpoint_of_a_late_process_is_refused_whole(
         with pytest.raises(WrongState, match="cannot go back to 39"):
             journal.checkpoint(build, 39, lease="build", token=lease.token, docs_done=37)
 
-    assert catalog.get(name).watermark == 40
+    assert catalog.watermark(name) == 40
     assert journal.build_of(name).docs_done == 38
 
 
@@ -341,7 +341,7 @@ def test_a_stopped_holder_that_goes_on_is_fenced(database: Database, journal: Jo
             out, _ = child.communicate(b"\n", timeout=30)
 
     assert out == b"fenced\n"
-    assert catalog.get(name).watermark == 0
+    assert catalog.watermark(name) == 0
     assert journal.build_of(name).docs_done == 0
 
 

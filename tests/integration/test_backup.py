@@ -359,7 +359,7 @@ def test_without_vectors_replay_makes_them_again(
     assert sync(target) == 242
     assert state(target) == expected
     for name in (ready, unfinished.name):
-        assert (target.catalog.get(name).state, target.catalog.get(name).watermark) == (
+        assert (target.catalog.get(name).state, target.catalog.watermark(name)) == (
             "building",
             0,
         )

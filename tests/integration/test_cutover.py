@@ -327,7 +327,7 @@ def test_a_target_that_catches_up_while_it_is_refused_is_switched_to(
         try:
             swap(*args, **options)
         finally:
-            if directory.catalog.get(second).watermark < seq:
+            if directory.catalog.watermark(second) < seq:
                 advance(directory, second, seq)
 
     monkeypatch.setattr(directory.catalog, "cut_over", swap_and_catch_up)
@@ -469,7 +469,7 @@ def test_without_a_service_the_caller_catches_up(
 
     cut_over(directory, two[1])
 
-    assert directory.catalog.get(two[1]).watermark == directory.corpus.head()
+    assert directory.catalog.watermark(two[1]) == directory.corpus.head()
     assert ask(directory, two[1], "written after the build")[0] == "new"
     assert "d3" not in ask(directory, two[1], "all of d3")
 
@@ -489,7 +489,7 @@ def test_rollback_keeps_what_was_written_since(
     done = rollback(directory)
 
     assert (done.live_before, done.live_after, done.standby) == (second, first, second)
-    assert directory.catalog.get(first).watermark == directory.corpus.head()
+    assert directory.catalog.watermark(first) == directory.corpus.head()
     assert ask(directory, first, "written after the switch")[0] == "new"
     assert ask(directory, first, "edited after the switch")[0] == "d5"
     assert ask(directory, first, "written just before the rollback")[0] == "newest"
@@ -541,7 +541,7 @@ def test_sync_brings_live_and_standby_to_the_head(
     assert set(report.generations) == set(two)
     assert report.encoded == 2
     for name in two:
-        assert directory.catalog.get(name).watermark == report.head_seq == directory.corpus.head()
+        assert directory.catalog.watermark(name) == report.head_seq == directory.corpus.head()
 
 
 def test_sync_with_nothing_to_do_opens_nothing(
@@ -570,4 +570,4 @@ def test_a_broken_standby_does_not_keep_the_live_generation_from_its_changes(
     ):
         sync_once(directory, lease)
 
-    assert directory.catalog.get(second).watermark == directory.corpus.head()
+    assert directory.catalog.watermark(second) == directory.corpus.head()

@@ -116,7 +116,7 @@ def test_a_build_whose_database_was_away_goes_on_from_its_checkpoint(
     with pytest.raises(DatabaseUnavailable):
         data.corpus.head()
     server.start()
-    watermark = data.catalog.get(name).watermark
+    watermark = data.catalog.watermark(name)
     assert 0 < watermark < data.corpus.head()
 
     assert run() == 0

@@ -83,7 +83,7 @@ def _build_with_full_disks(folder: Path) -> None:
             told = _build(data, name, disk, full_at=place)
             assert re.search(f"build 1 of docs@1 stopped: .*{said}", told), f"{place}: {told}"
             assert "make room" in told or "free some disk space" in told, f"{place}: {told}"
-            assert data.catalog.get(name).watermark == watermark, place
+            assert data.catalog.watermark(name) == watermark, place
             assert data.catalog.get(name).state != "ready", place
 
         assert _build(data, name, disk, full_at=None) == ""

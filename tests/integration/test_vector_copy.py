@@ -160,7 +160,7 @@ def test_a_copy_ends_when_somebody_asks_for_it(
     with directory.journal.lease(BUILD_LEASE) as lease:
         stopped = build_process._copied(directory, generation, build, lease, lambda _build: None)
     assert stopped.state == "paused"
-    assert directory.catalog.get(generation.name).watermark == 0  # made again by `resume`
+    assert directory.catalog.watermark(generation.name) == 0  # made again by `resume`
 
 
 # -- Matryoshka ------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Built:
     def verify(
         self, opened: OpenGeneration | None = None, *, corpus: Corpus | None = None
     ) -> dict[str, Check]:
-        watermark = self.directory.catalog.get(self.name).watermark
+        watermark = self.directory.catalog.watermark(self.name)
         checks = verify_structure(corpus or self.corpus, opened or self.opened, watermark=watermark)
         assert {check.name for check in checks} == CHECKS
         return {check.name: check for check in checks}
@@ -373,7 +373,7 @@ def test_changes_that_were_replayed_past_the_watermark_are_not_held_against_it(
     built: Built,
 ) -> None:
     """The service replays while it verifies: the collection and the index may be ahead."""
-    watermark = built.directory.catalog.get(built.name).watermark
+    watermark = built.directory.catalog.watermark(built.name)
     built.directory.put("d7", "edited since")
     built.directory.put("new", "put since")
     built.corpus.delete(["d8"])
@@ -396,7 +396,7 @@ def replay(built: Built) -> None:
         splitter=Splitter(built.opened.generation.recipe.splitter, built.opened.encoder),
         window=64,
         checkpoint=lambda _progress: None,
-    ).run(built.directory.catalog.get(built.name).watermark, built.corpus.head())
+    ).run(built.directory.catalog.watermark(built.name), built.corpus.head())
 
 
 class Busy(Corpus):
