@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +179,7 @@ def test_wrong_columns_show_the_rename_to_make(given: Path, tmp_path: Path) -> N
     assert "utterance" in result.stderr
 
 
-def test_a_killed_training_goes_on_and_comes_to_the_same_version(
+def test_an_ended_and_a_killed_training_go_on_and_come_to_the_same_version(
     given: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -185,19 +187,14 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_version(
         "train", str(given / "pairs.jsonl"), "--base", str(given / "deep"), "--name", "deep-tuned",
         "--epochs", "6", "--batch-size", "16", "--set", "encoder.dtype=fp32", "--dtype", "fp32",
     ]  # fmt: skip
-    threads = str(torch.get_num_threads())
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "reindexer", "--data-dir", str(data), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": threads},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    _wait_for(lambda: list(data.glob("training/*/checkpoints/*/complete")), killed)
-    killed.kill()
-    _, said = killed.communicate()
-    left = sorted(data.glob("training/*/checkpoints/*/complete"))
-    assert left, "killed before its end"
+
+    code, said = _end_after_a_checkpoint(data, arguments, signal.SIGTERM)
+    assert code == 143
+    assert "Error: ended by SIGTERM; what was acknowledged is kept" in said
+    assert "Traceback" not in said
+
+    code, said = _end_after_a_checkpoint(data, arguments, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     assert not [line for line in said.splitlines() if "it/s" in line or "UserWarning" in line]
 
     resumed = json.loads(run(data, *arguments, "--json").stdout)
@@ -205,6 +202,29 @@ def test_a_killed_training_goes_on_and_comes_to_the_same_version(
 
     assert resumed["fingerprint"] == whole["fingerprint"]
     assert resumed["steps"] == whole["steps"]
+
+
+def _end_after_a_checkpoint(
+    data: Path, arguments: Sequence[str], how: signal.Signals
+) -> tuple[int, str]:
+    """Once it has made one more than it found; returns the exit code and what it said."""
+    before = _checkpoints(data)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reindexer", "--data-dir", str(data), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for(lambda: _checkpoints(data) - before, process)
+    process.send_signal(how)
+    _, said = process.communicate()
+    assert _checkpoints(data), "it came to its end"
+    return process.returncode, said
+
+
+def _checkpoints(data: Path) -> set[Path]:
+    return set(data.glob("training/*/checkpoints/*/complete"))
 
 
 def _wait_for(seen: Any, process: subprocess.Popen[str], seconds: float = 120.0) -> None:

@@ -1,5 +1,6 @@
 """SIGTERM in the middle of a verb: exit code 143, one line, leases given back, and the same command
-goes on. `serve`, `worker` and builds drain: test_cli, test_worker, acceptance.
+goes on. `serve`, `worker` and builds drain: test_cli, test_worker, acceptance. `train` is in
+test_cli_train, with a kill behind it.
 """
 
 from __future__ import annotations
