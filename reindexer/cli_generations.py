@@ -84,7 +84,7 @@ def generations(context: click.Context, invocation: Invocation, as_json: bool) -
     "show",
     examples=["reindexer generations show docs@2", "reindexer generations show docs@2 --json"],
     json_fields=_GENERATION[:-1]
-    + ', "recipe": {…}, "verified": {…} or null, "build": {…} or null}',
+    + ', "dtype": "float|int8", "recipe": {…}, "verified": {…} or null, "build": {…} or null}',
 )
 @click.argument("name", metavar="GEN")
 @json_option
@@ -106,7 +106,11 @@ def show(invocation: Invocation, name: str, as_json: bool) -> None:
             [
                 (name, f"{value['state']} since {since}"),
                 ("model", f"{recipe['model']}, {recipe['dim']} dimensions"),
-                ("fingerprint", recipe["fingerprint"][:16]),
+                (
+                    "fingerprint",
+                    recipe["fingerprint"][:16]
+                    + (", rows in 8-bit integers" if value["dtype"] == "int8" else ""),
+                ),
                 (
                     "documents",
                     f"{value['documents']:,} at seq {value['watermark']:,}, "

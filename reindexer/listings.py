@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from search.errors import GenerationNotFound
+from training.errors import TrainingError
+from training.model_version import int8_fingerprint
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
@@ -29,10 +31,21 @@ def generation_json(data: DataDirectory, name: str) -> dict[str, Any]:
         build = None
     return {
         **_generation_row(data, generation),
+        "dtype": _dtype(data, generation),
         "recipe": json.loads(generation.recipe.to_json()),
         "verified": generation.verified,
         "build": build,
     }
+
+
+def _dtype(data: DataDirectory, generation: Generation) -> str | None:
+    """What its rows were computed in, "int8" or "float"; None where the model is gone."""
+    try:
+        version = data.registry.resolve(generation.recipe.model)
+    except TrainingError:
+        return None
+    recorded = generation.recipe.fingerprint
+    return "int8" if recorded == int8_fingerprint(version.fingerprint) else "float"
 
 
 def _generation_row(data: DataDirectory, generation: Generation) -> dict[str, Any]:

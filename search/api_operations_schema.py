@@ -97,6 +97,7 @@ class Generation(Answer):
 class GenerationDetail(Generation):
     """As `generations show --json`."""
 
+    dtype: str | None = Field(description="float or int8: what its rows were computed in")
     recipe: dict[str, Any]
     verified: dict[str, Any] | None
     build: dict[str, Any] | None

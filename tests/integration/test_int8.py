@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from reindexer.data_directory import DataDirectory
+from reindexer.listings import generation_json
 from reindexer.recipes import recipe_for, same_recipe
 from reindexer.settings import Settings
 from search.documents import Document
@@ -111,6 +112,8 @@ def test_integers_are_a_space_of_their_own_and_a_generation_keeps_its_numbers(
             encoder = data.encoder(generation)
             assert encoder.dtype == numbers
             assert encoder.fingerprint == generation.recipe.fingerprint
+    found = [generation_json(in_floats, generation.name)["dtype"] for generation in generations]
+    assert found == ["float", "int8"]
 
 
 def test_a_table_of_token_vectors_has_nothing_to_round(tmp_path: Path) -> None:
