@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
 
 from search.corpus import Corpus
 from search.documents import Document
+from tests.tiny_models import make_tiny_model
 
 N_WORDS = 200_000  # in the vocabulary
 MEAN_WORDS = 60  # in a document
@@ -25,6 +33,7 @@ _PAGE = 1_000  # documents made at a time
 _PUT = 2_000  # documents written at a time
 _TOPICS = 1_000
 _DIRECTIONS = 48
+_SAMPLE = 20_000  # documents that pieces of words are learned from
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
@@ -74,6 +83,32 @@ def vectors(count: int, dim: int, *, seed: int = 7) -> NDArray[np.float32]:
     rows += 0.1 * rng.standard_normal((count, dim), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
+
+
+def static_model(path: Path, dim: int) -> Path:
+    """A sentence-transformers folder with a table of token vectors as such models have them: 30,522
+    pieces of words learned from the documents' text, vectors mostly within 48 directions, and short
+    ones for frequent pieces (a / (a + share of all text) with a = 0.001, Arora et al. 2017)."""
+    make_tiny_model(path, kind="static", dim=dim)
+    sample = [document.full_text for document in documents(_SAMPLE)]
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        sample, WordPieceTrainer(vocab_size=30_522, special_tokens=["[PAD]", "[UNK]"])
+    )
+    tokenizer.save(str(path / "tokenizer.json"))
+    counts = np.zeros(tokenizer.get_vocab_size())
+    for encoding in tokenizer.encode_batch(sample):
+        np.add.at(counts, encoding.ids, 1)
+    weights = 0.001 / (0.001 + counts / counts.sum())
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((_DIRECTIONS, dim))
+    table = rng.standard_normal((len(counts), _DIRECTIONS)) @ directions
+    table += 0.1 * rng.standard_normal(table.shape)
+    rows = (weights[:, None] * table).astype(np.float32)
+    save_file({"embedding.weight": rows}, path / "model.safetensors")
+    return path
 
 
 def fill(corpus: Corpus, of: Iterable[Document]) -> int:

@@ -193,6 +193,7 @@ def serve(
     from reindexer.access import is_loopback
     from reindexer.errors import LeaseHeld
     from reindexer.observation import observed
+    from reindexer.opening import Opener
     from reindexer.service_address import ServiceAddress
     from search.processes import describe_process
 
@@ -210,13 +211,20 @@ def serve(
                 f"{describe_process(other.process)} first"
             )
         with Progress("serve", quiet=invocation.quiet or not is_watched) as progress:
-            progress.update(state="loading")
-            from reindexer.service import ReindexerService
-
-            service = ReindexerService(data, host=chosen.host, port=chosen.port, insecure=insecure)
             live = data.catalog.live()
+            progress.update(state=f"opening {live.name}" if live is not None else "loading")
+            opener = Opener(data, writable=True, apart=True)
             if live is not None:
-                progress.update(state=f"opening {live.name}")
+                opener.begin(live)
+            try:
+                from reindexer.service import ReindexerService  # takes as long as a collection
+
+                service = ReindexerService(
+                    data, host=chosen.host, port=chosen.port, insecure=insecure, opener=opener
+                )
+            except BaseException:
+                opener.close()
+                raise
         if not service.access.required and not is_loopback(chosen.host):
             warn(f"listening on {chosen.host} without keys: whoever reaches it may read and write")
         service.run(on_ready=lambda url: _welcome(url, live.name if live else None, invocation))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
 from search.dense import DenseCollection
+from search.errors import SearchError
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.lexical import warm as warm_lexical
@@ -47,12 +49,23 @@ class Opener:
         self._warm = warm
         self._wait_s = wait_s
         self._apart = apart
-        self._on_query_batch = on_query_batch
+        self.on_query_batch = on_query_batch
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="open-collection")
+        self._begun: dict[str, Future[DenseCollection]] = {}
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
         self._analyzers: dict[str, AnalyzerRecipe] = {}
         self._encoders: dict[str, VersionEncoder] = {}
         self.lexical_changes = 0  # applied while opening
+
+    def begin(self, generation: Generation) -> None:
+        """Have its collection opened while this process does something else; `open` is to come."""
+        self._begun[generation.collection] = self._aside.submit(
+            self._data.store.open_apart,
+            generation.collection,
+            generation.recipe.fingerprint,
+            wait_s=self._wait_s,
+        )
 
     def open(self, name: str) -> OpenGeneration:
         """Load, check that encoder and collection share one vector space, warm up if wanted.
@@ -67,7 +80,7 @@ class Opener:
             searcher = Searcher(
                 generation=generation.name,
                 recipe=generation.recipe,
-                encoder=QueryBatches(encoder, on_batch=self._on_query_batch),
+                encoder=QueryBatches(encoder, on_batch=self.on_query_batch),
                 collection=collection,
                 lexical=lexical,
                 corpus=data.corpus,
@@ -94,17 +107,17 @@ class Opener:
         if not self._apart:
             encoder = self.encoder(generation)
             return encoder, store.open(name, fingerprint, wait_s=self._wait_s)
-        with ThreadPoolExecutor(1) as aside:
-            opening = aside.submit(store.open_apart, name, fingerprint, wait_s=self._wait_s)
-            try:
-                encoder = self.encoder(generation)
-                if recipe.lexical.kind == "bm25s":
-                    self.lexical(recipe.analyzer)
-            except BaseException:
-                if opening.exception() is None:
-                    opening.result().close()
-                raise
-            return encoder, opening.result()
+        if name not in self._begun:
+            self.begin(generation)
+        opening = self._begun.pop(name)
+        try:
+            encoder = self.encoder(generation)
+            if recipe.lexical.kind == "bm25s":
+                self.lexical(recipe.analyzer)
+        except BaseException:
+            _close(opening)
+            raise
+        return encoder, opening.result()
 
     def encoder(self, generation: Generation) -> VersionEncoder:
         fingerprint = generation.recipe.fingerprint
@@ -165,8 +178,16 @@ class Opener:
                 del self._encoders[fingerprint]
 
     def close(self) -> None:
+        while self._begun:  # and nobody came for it
+            _close(self._begun.popitem()[1])
+        self._aside.shutdown()
         for index in self.lexicals():
             index.close()
+
+
+def _close(opening: Future[DenseCollection]) -> None:
+    with contextlib.suppress(SearchError):
+        opening.result().close()
 
 
 def sync_lexical(corpus: Corpus, index: LexicalIndex, until: int | None = None) -> int:

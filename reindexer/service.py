@@ -54,9 +54,17 @@ class ReindexerService:
     """Threads around one HTTP server: one follows the catalog, one replays the log."""
 
     def __init__(
-        self, data: DataDirectory, *, host: str, port: int, insecure: bool = False
+        self,
+        data: DataDirectory,
+        *,
+        host: str,
+        port: int,
+        insecure: bool = False,
+        opener: Opener | None = None,
     ) -> None:
-        """Raises LeaseHeld when another process owns this embedded data directory, AddressInUse,
+        """opener: writable and apart; one that has begun to open what is live.
+
+        Raises LeaseHeld when another process owns this embedded data directory, AddressInUse,
         KeysMissing."""
         self._data = data
         self.corpus = data.corpus
@@ -82,9 +90,8 @@ class ReindexerService:
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
         self._lease = self._take_lease()
         self.feedback = feedback_of(data.database, data.settings)
-        self._opener = Opener(
-            data, writable=True, apart=True, on_query_batch=self.telemetry.encoded_together
-        )
+        self._opener = opener or Opener(data, writable=True, apart=True)
+        self._opener.on_query_batch = self.telemetry.encoded_together
         self.manager = SearcherManager(
             data.catalog,
             self._opener.open,

@@ -206,6 +206,22 @@ def test_a_model_that_cannot_be_loaded_leaves_no_collection_open(
     directory.store.open(generation.collection, generation.recipe.fingerprint, wait_s=0.0).close()
 
 
+def test_what_was_begun_is_taken_over_or_given_back(directory: WordDirectory) -> None:
+    directory.put("a", "text")
+    generation = directory.catalog.get(directory.build("word@1"))
+    name, fingerprint = generation.collection, generation.recipe.fingerprint
+    opener = Opener(directory, writable=False, apart=True)
+    opener.begin(generation)
+    opened = opener.open(generation.name)  # would wait for itself, had it started another one
+    with pytest.raises(StoreLocked):
+        directory.store.open(name, fingerprint, wait_s=0.0)
+    opened.close()
+
+    opener.begin(generation)
+    opener.close()
+    directory.store.open(name, fingerprint, wait_s=0.0).close()
+
+
 def test_it_ends_with_the_process_that_asked_for_it(store: EdgeStore, tmp_path: Path) -> None:
     store.create("docs-1", SPEC).close()
     program = (
