@@ -241,7 +241,7 @@ class BuildRun:
         pace = Pace(target_ms=settings.p99_target_ms, lowest=settings.governor_min_pace)
         governor = Governor(
             wanted=self._wanted,
-            serving=data.catalog.serving,
+            serving=data.catalog.processes.seen,
             pace=pace if settings.governor_enabled else None,
             on_change=lambda share, reason: self._keep(pace=share, pace_reason=reason),
             on_yield=self._clock.add_yield,

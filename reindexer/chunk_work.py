@@ -146,7 +146,7 @@ class ChunkWork:
         given = GivenPace(lambda: data.journal.build_of(generation).pace)
         governor = Governor(
             wanted=lambda: None,  # the build ends its actors
-            serving=data.catalog.serving,
+            serving=data.catalog.processes.seen,
             pace=given if is_wanted else None,
             on_yield=self._yielded,
             on_neighbours=self._on_neighbours,

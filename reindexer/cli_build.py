@@ -50,7 +50,7 @@ def pause(invocation: Invocation, as_json: bool) -> None:
     It does within 2 s. When none runs, the newest that waits for a worker does not begin.
     """
     from reindexer.build_requests import pause_current
-    from search.generations import local_user
+    from search.events import local_user
 
     with invocation.open_existing() as data:
         build = pause_current(data, who=local_user())

@@ -216,7 +216,7 @@ def run_schedule(invocation: Invocation, name: str, as_json: bool) -> None:
     """Ask for the job of a schedule now; a worker does it."""
     from reindexer.schedule import Schedules
     from reindexer.worker import living_workers
-    from search.generations import local_user
+    from search.events import local_user
 
     with invocation.open_existing() as data:
         job = Schedules(data.database).ask_now(name, who=local_user())

@@ -196,7 +196,9 @@ def _wait_until_prepared(
     """token: of this request; what a process could not do for another one is no reason."""
     told = ""
     while True:
-        waiting = [p for p in data.catalog.serving() if target not in (p.prepared, p.generation)]
+        waiting = [
+            p for p in data.catalog.processes.seen() if target not in (p.prepared, p.generation)
+        ]
         if not waiting:
             return
         blocked = [p for p in waiting if p.problem and p.request == token]
@@ -233,7 +235,7 @@ def _swap_when_caught_up(
     told = False
     while True:
         lease.check()
-        if not data.catalog.serving() and data.corpus.lag(data.catalog.watermark(target)):
+        if not data.catalog.processes.seen() and data.corpus.lag(data.catalog.watermark(target)):
             _catch_up_here(data, target)
         # Others may have started meanwhile.
         _wait_until_prepared(data, target, lease.token, deadline, on_wait)
@@ -273,7 +275,7 @@ def _wait_until_followed(
     data: DataDirectory, target: str, swapped: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     while True:
-        processes = data.catalog.serving()
+        processes = data.catalog.processes.seen()
         late = tuple(p.name for p in processes if p.generation != target)
         if not late or time.monotonic() > swapped + FOLLOW_TIMEOUT_S:
             return tuple(p.name for p in processes if p.generation == target), late

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from reindexer.pace import HEARTBEAT_S
 from search.errors import SearchError
-from search.generations import ServingProcess
 from search.processes import is_on_this_machine
+from search.serving_processes import ServingProcess
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ def check_headroom(data: DataDirectory, generation: Generation, override: str | 
             f"{found}. Nothing was begun. Make room (`reindexer prune`), choose "
             "store.quantization, or go ahead with --override REASON"
         )
-    data.catalog.record_event(
+    data.catalog.events.record(
         "headroom_overruled", generation.name, {"reason": override, "found": found}
     )
 

@@ -114,7 +114,7 @@ def _recorded_evaluation(data: DataDirectory, job: Job, result: dict[str, Any]) 
     before = next(
         (
             event
-            for event in data.catalog.events_of("evaluation")
+            for event in data.catalog.events.newest_of("evaluation")
             if all(event.get(name) == value for name, value in asked.items())
         ),
         None,
@@ -131,5 +131,5 @@ def _recorded_evaluation(data: DataDirectory, job: Job, result: dict[str, Any]) 
                 before["ndcg@10"],
                 score,
             )
-    data.catalog.record_event("evaluation", result.get("generation"), detail)
+    data.catalog.events.record("evaluation", result.get("generation"), detail)
     return {**result, **{name: detail[name] for name in ("change", "dropped") if name in detail}}

@@ -81,10 +81,10 @@ class DirectoryOperations:
         return (version.path / REPORT).read_bytes() if REPORT in version.files else None
 
     def events(self, after: int = 0, limit: int = 100) -> Sequence[Json]:
-        return self._data.catalog.events_after(after, limit)
+        return self._data.catalog.events.after(after, limit)
 
     def last_event(self) -> int:
-        return self._data.catalog.last_event_id()
+        return self._data.catalog.events.last_id()
 
     # -- doing -----------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from search.generations import ServingProcess
 from search.processes import short_process
 from search.query_times import WINDOW_S
+from search.serving_processes import ServingProcess
 
 DECREASE = 0.5  # times the pace when queries are too slow
 INCREASE = 0.05  # added a second while they are well within what is allowed

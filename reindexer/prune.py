@@ -146,7 +146,7 @@ def prune(
                     dropped.append(item)
     finally:
         if dropped:
-            data.catalog.record_event(
+            data.catalog.events.record(
                 "prune",
                 None,
                 {
@@ -194,7 +194,7 @@ def _why_unwanted(generation: Generation) -> str:
 def _in_use(data: DataDirectory) -> dict[str, str]:
     """Why a generation must stay whatever its state, by name."""
     result: dict[str, str] = {}
-    for process in data.catalog.serving():
+    for process in data.catalog.processes.seen():
         for name in (process.generation, process.prepared):
             if name is not None:
                 result[name] = f"the process at {process.address} has it open"

@@ -105,7 +105,7 @@ def restore(
                 folder.fetch(file, fetched.path(file))
             to_encode = _switch(data, backup, fetched, collections=collections, on_step=on_step)
         os.sync()
-    data.catalog.record_event("restore", backup.live, {"backup": name, "place": folder.url})
+    data.catalog.events.record("restore", backup.live, {"backup": name, "place": folder.url})
     return RestoreReport(
         name=name,
         location=folder.url,
@@ -150,7 +150,7 @@ def _check_space(data: DataDirectory, backup: Backup) -> None:
 def _alone(data: DataDirectory) -> Iterator[None]:
     """No other process works here, and none begins to. Raises LeaseHeld, naming it."""
     address = ServiceAddress.read(data.path)
-    serving = [process.name for process in data.catalog.serving()]
+    serving = [process.name for process in data.catalog.processes.seen()]
     if address is not None:
         serving.append(address.process)
     if serving:

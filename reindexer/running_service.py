@@ -217,7 +217,7 @@ def _is_coming_or_going(data: DataDirectory) -> bool:
     owner = data.journal.holder(SYNC_LEASE)
     if owner is None or owner == process_name():
         return False
-    return owner in {process.name for process in data.catalog.serving()}
+    return owner in {process.name for process in data.catalog.processes.seen()}
 
 
 def filter_to_json(where: Filter) -> list[dict[str, Any]] | None:

@@ -19,7 +19,7 @@ from reindexer.settings import Settings
 from search.errors import DatabaseUnavailable
 from search.processes import process_may_live
 
-SEARCHER_LEASE_S = 5.0  # as in search.generations
+SEARCHER_LEASE_S = 5.0  # as in search.serving_processes
 RECENT_BUILDS = 5
 RECENT_EVENTS = 5
 _UNFINISHED = ("building", "catching_up", "verifying")

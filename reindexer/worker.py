@@ -237,7 +237,7 @@ class Worker:
 
     def _give_up(self, job: Job, reason: str) -> None:
         self.queue.fail(job, reason)
-        self._data.catalog.record_event(
+        self._data.catalog.events.record(
             "job_failed", job.generation, {"job_id": job.job_id, "job": job.kind, "reason": reason}
         )
 

@@ -1,4 +1,4 @@
-"""The catalog: generations, the pointer to the live one, the processes that serve, and events.
+"""The catalog: generations, and the pointer to the live one.
 
 The pointer is the state column itself: a partial unique index allows one `live` and one `standby`
 row, and `cut_over` moves both in one transaction from the expected value.
@@ -6,12 +6,9 @@ row, and `cut_over` moves both in one transaction from the expected value.
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,9 +23,9 @@ from search.errors import (
     TargetBehind,
     WrongState,
 )
-from search.processes import process_may_live
-from search.query_times import QueryLoad
+from search.events import EventLog, record_event
 from search.recipe import FusionRecipe, Recipe
+from search.serving_processes import ServingProcesses
 from training.kill_points import reached
 
 State = Literal[
@@ -42,7 +39,6 @@ State = Literal[
     "failed",
     "pruned",
 ]
-SEARCHER_LEASE_S = 5.0  # a serving process that was not seen for so long no longer counts
 
 # What may follow what. `live` and `standby` change in `Catalog.cut_over` only.
 _NEXT: Mapping[str, frozenset[str]] = {
@@ -69,20 +65,6 @@ class Generation:
     created_at: float  # Unix seconds
     state_at: float  # Unix seconds of the last change of state
     verified: Mapping[str, Any] | None  # the last verification, as `verify --json` prints it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServingProcess:
-    """A process that answers queries, as it described itself in its last heartbeat."""
-
-    name: str
-    address: str
-    generation: str | None  # answers come from here
-    prepared: str | None  # loaded, warmed and caught up: can switch to it at once
-    problem: str | None  # why it cannot prepare
-    seen_at: float  # Unix seconds
-    request: int | None = None  # token of the cut-over that prepared and problem speak of
-    load: QueryLoad | None = None  # of its last seconds; None when nobody asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,11 +107,6 @@ _POINTERS = sa.union_all(
         tables.cutover.c.expires_at,
     ),
 )
-_SERVING = (
-    sa.select(tables.searchers)
-    .where(tables.searchers.c.seen_at > sa.bindparam("since", type_=sa.Float))
-    .order_by(tables.searchers.c.name)
-)
 
 
 class Catalog:
@@ -137,11 +114,12 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.processes = ServingProcesses(database)
+        self.events = EventLog(database)
         # What is asked many times a second:
         self._select_generation = database.prepare(_GENERATION)
         self._select_watermark = database.prepare(_WATERMARK)
         self._select_pointers = database.prepare(_POINTERS)
-        self._select_serving = database.prepare(_SERVING)
 
     # -- generations -------------------------------------------------------------------------
 
@@ -168,7 +146,7 @@ class Catalog:
                     .on_conflict_do_nothing()
                     .returning(tables.generations.c.name)
                 ).scalar()
-            _record_event(connection, "generation_recorded", name, {"model": recipe.model})
+            record_event(connection, "generation_recorded", name, {"model": recipe.model})
         reached("generation.recorded")
         return self.get(name)
 
@@ -231,7 +209,7 @@ class Catalog:
                 .values(state=to, state_at=time.time())
             ).rowcount
             if changed:
-                _record_event(connection, f"generation_{to}", name, {"reason": reason})
+                record_event(connection, f"generation_{to}", name, {"reason": reason})
         if changed:
             reached("generation.moved")
             return
@@ -259,7 +237,7 @@ class Catalog:
                 .values(state="ready", state_at=time.time())
             ).rowcount
             if changed:
-                _record_event(connection, "gate_overruled", name, {"reason": reason}, who)
+                record_event(connection, "gate_overruled", name, {"reason": reason}, who)
         if not changed:
             raise WrongState(f"{name} was not refused by its gate; there is nothing to overrule")
 
@@ -286,7 +264,7 @@ class Catalog:
                 .where(tables.generations.c.name == name)
                 .values(recipe=recipe.to_json())
             )
-            _record_event(connection, "fusion_set", name, asdict(fusion))
+            record_event(connection, "fusion_set", name, asdict(fusion))
 
     def keep_verification(self, name: str, report: Mapping[str, Any]) -> None:
         """Store what `verify` found, for `generations show` and the switch."""
@@ -384,7 +362,7 @@ class Catalog:
                 _set_state(connection, live.name, "standby", now)
             _set_state(connection, target, "live", now)
             connection.execute(sa.delete(tables.cutover))
-            _record_event(
+            record_event(
                 connection,
                 kind,
                 target,
@@ -393,116 +371,6 @@ class Catalog:
             )
             reached("cutover.swap")
         reached("cutover.swapped")
-
-    # -- serving processes -------------------------------------------------------------------
-
-    def heartbeat(
-        self,
-        name: str,
-        *,
-        address: str,
-        generation: str | None,
-        prepared: str | None,
-        problem: str | None,
-        request: int | None = None,
-        load: QueryLoad | None = None,
-    ) -> None:
-        now = time.time()
-        values = {
-            "address": address,
-            "generation": generation,
-            "prepared": prepared,
-            "problem": problem,
-            "request": request,
-            "seen_at": now,
-            "queries_per_s": load.queries_per_s if load is not None else None,
-            "p50_ms": load.p50_ms if load is not None else None,
-            "p99_ms": load.p99_ms if load is not None else None,
-        }
-        with self._database.write() as connection:
-            connection.execute(
-                self._database.upsert(tables.searchers)
-                .values(name=name, started_at=now, **values)
-                .on_conflict_do_update(index_elements=["name"], set_=values)
-            )
-
-    def leave(self, name: str) -> None:
-        """A serving process says that it stops."""
-        with self._database.write() as connection:
-            connection.execute(sa.delete(tables.searchers).where(tables.searchers.c.name == name))
-
-    def serving(self) -> list[ServingProcess]:
-        """Processes seen within their lease; those that died on this host are left out at once."""
-        return [
-            ServingProcess(
-                name=row.name,
-                address=row.address,
-                generation=row.generation,
-                prepared=row.prepared,
-                problem=row.problem,
-                request=row.request,
-                seen_at=row.seen_at,
-                load=None
-                if row.p99_ms is None
-                else QueryLoad(
-                    queries_per_s=row.queries_per_s, p50_ms=row.p50_ms, p99_ms=row.p99_ms
-                ),
-            )
-            for row in self._select_serving.rows(since=time.time() - SEARCHER_LEASE_S)
-            if process_may_live(row.name)
-        ]
-
-    # -- events ------------------------------------------------------------------------------
-
-    def record_event(
-        self,
-        kind: str,
-        generation: str | None,
-        detail: Mapping[str, Any],
-        *,
-        who: str | None = None,
-    ) -> None:
-        """who: unless given, the user whose process this is."""
-        with self._database.write() as connection:
-            _record_event(connection, kind, generation, detail, who)
-
-    def events(self, limit: int = 20) -> Sequence[Mapping[str, Any]]:
-        """The newest events first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(tables.events).order_by(tables.events.c.id.desc()).limit(limit)
-            ).all()
-        return [_event(row) for row in rows]
-
-    def events_of(self, kind: str, limit: int = 20) -> Sequence[Mapping[str, Any]]:
-        """The newest events of one kind first."""
-        events = tables.events
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(events)
-                .where(events.c.kind == kind)
-                .order_by(events.c.id.desc())
-                .limit(limit)
-            ).all()
-        return [_event(row) for row in rows]
-
-    def events_after(self, event_id: int, limit: int = 100) -> Sequence[Mapping[str, Any]]:
-        """What happened after an event, oldest first, each with its `id`."""
-        events = tables.events
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(events).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
-            ).all()
-        return [{"id": row.id, **_event(row)} for row in rows]
-
-    def last_event_id(self) -> int:
-        """0 when nothing has happened yet."""
-        with self._database.read() as connection:
-            return int(
-                connection.execute(
-                    sa.select(sa.func.coalesce(sa.func.max(tables.events.c.id), 0))
-                ).scalar_one()
-            )
 
 
 def move_watermark(
@@ -544,43 +412,6 @@ def _set_state(connection: sa.Connection, name: str, state: str, now: float) -> 
         .where(tables.generations.c.name == name)
         .values(state=state, state_at=now)
     )
-
-
-def _record_event(
-    connection: sa.Connection,
-    kind: str,
-    generation: str | None,
-    detail: Mapping[str, Any],
-    who: str | None = None,
-) -> None:
-    connection.execute(
-        sa.insert(tables.events).values(
-            at=time.time(),
-            kind=kind,
-            generation=generation,
-            who=who or local_user(),
-            detail=json.dumps({key: value for key, value in detail.items() if value is not None}),
-        )
-    )
-
-
-def local_user() -> str:
-    """user@host of this process, as events name it."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
-
-
-def _event(row: Any) -> dict[str, Any]:
-    return {
-        "at": row.at,
-        "kind": row.kind,
-        "generation": row.generation,
-        "who": row.who,
-        **json.loads(row.detail),
-    }
 
 
 def _generation(row: Any) -> Generation:

@@ -260,7 +260,7 @@ class SearcherManager:
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._collect()
         with contextlib.suppress(Exception):
-            self._catalog.leave(self._name)
+            self._catalog.processes.leave(self._name)
         with self._lock:
             opened, self._opened, self._current = list(self._opened.values()), {}, None
         for item in opened:
@@ -356,7 +356,7 @@ class SearcherManager:
         now = time.monotonic()
         if shown == self._last_shown and now - self._last_heartbeat < HEARTBEAT_S:
             return
-        self._catalog.heartbeat(
+        self._catalog.processes.heartbeat(
             self._name,
             address=self._address,
             generation=current,

@@ -104,7 +104,7 @@ def _fill(data: DataDirectory, folder: Path) -> None:
         _register(data, folder, number)
     for model in ("help@1", "help@2"):
         cut_over(data, _build(data, model, folder / "judged" / "faq"))
-    data.catalog.record_event("evaluation", "docs@2", {"queries": len(QUERIES)})
+    data.catalog.events.record("evaluation", "docs@2", {"queries": len(QUERIES)})
 
 
 def _build(data: DataDirectory, model: str, judged: Path) -> str:

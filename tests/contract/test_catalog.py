@@ -115,7 +115,7 @@ def test_a_fusion_is_changed_alone_and_recorded(catalog: Catalog) -> None:
     after = catalog.pointers().recipes[name]
     assert after != before  # what a serving process notices
     assert Recipe.from_json(after).fusion == fusion
-    event = catalog.events(1)[0]
+    event = catalog.events.newest(1)[0]
     assert (event["kind"], event["generation"]) == ("fusion_set", name)
     assert event["fitted"]["queries"] == 60
 
@@ -197,7 +197,7 @@ def test_moves_and_switches_are_recorded_as_events(catalog: Catalog) -> None:
     other = catalog.record(RECIPE).name
     catalog.move(other, "failed", reason="the disk is full")
 
-    events = catalog.events()
+    events = catalog.events.newest()
 
     assert [(event["kind"], event["generation"]) for event in events] == [
         ("generation_failed", other),
@@ -211,7 +211,7 @@ def test_moves_and_switches_are_recorded_as_events(catalog: Catalog) -> None:
     assert events[0]["reason"] == "the disk is full"
     assert events[2]["override"] == "a demo"
     assert all("@" in event["who"] for event in events)
-    assert len(catalog.events(limit=2)) == 2
+    assert len(catalog.events.newest(limit=2)) == 2
 
 
 def test_a_gate_is_overruled_only_where_it_refused(catalog: Catalog) -> None:
@@ -223,8 +223,8 @@ def test_a_gate_is_overruled_only_where_it_refused(catalog: Catalog) -> None:
     catalog.overrule(name, reason="the judgments are wrong")
 
     assert catalog.get(name).state == "ready"
-    assert catalog.events(1)[0]["kind"] == "gate_overruled"
-    assert catalog.events(1)[0]["reason"] == "the judgments are wrong"
+    assert catalog.events.newest(1)[0]["kind"] == "gate_overruled"
+    assert catalog.events.newest(1)[0]["reason"] == "the judgments are wrong"
 
 
 def test_a_verification_is_kept_with_its_generation(catalog: Catalog) -> None:
@@ -329,8 +329,8 @@ def test_rollback_swaps_live_and_standby(catalog: Catalog) -> None:
 
     switch(catalog, first, kind="rollback")
     assert states(catalog) == {first: "live", second: "standby"}
-    assert catalog.events(1)[0]["kind"] == "rollback"
-    assert catalog.events(1)[0]["from"] == second
+    assert catalog.events.newest(1)[0]["kind"] == "rollback"
+    assert catalog.events.newest(1)[0]["from"] == second
 
     switch(catalog, second, kind="rollback")
     assert states(catalog) == {first: "standby", second: "live"}
@@ -346,11 +346,11 @@ def test_the_next_upgrade_retires_the_older_standby(catalog: Catalog) -> None:
 
 def refused(catalog: Catalog, message: str, attempt: Callable[[], None]) -> None:
     """The attempt is refused with this message and has moved nothing."""
-    before, events = catalog.all(), len(catalog.events(1_000))
+    before, events = catalog.all(), len(catalog.events.newest(1_000))
     with pytest.raises(CutOverRefused, match=message):
         attempt()
     assert catalog.all() == before
-    assert len(catalog.events(1_000)) == events
+    assert len(catalog.events.newest(1_000)) == events
 
 
 def test_a_cut_over_from_another_generation_than_expected_is_refused(catalog: Catalog) -> None:
@@ -486,7 +486,7 @@ def test_of_two_cut_overs_at_once_exactly_one_wins(database: Database, attempt: 
 
     assert outcomes == ["refused", "won"]
     assert states(catalog) == {first: "standby", second: "live"}
-    assert [event["kind"] for event in catalog.events()].count("cut_over") == 2
+    assert [event["kind"] for event in catalog.events.newest()].count("cut_over") == 2
 
 
 def test_cut_overs_to_different_targets_at_once_leave_one_live(database: Database) -> None:
@@ -554,7 +554,7 @@ def test_there_is_never_more_than_one_live_and_one_standby(
 
 
 def beat(catalog: Catalog, name: str, *, prepared: str | None = None) -> None:
-    catalog.heartbeat(
+    catalog.processes.heartbeat(
         name, address="http://127.0.0.1:1", generation="docs@1", prepared=prepared, problem=None
     )
 
@@ -564,24 +564,24 @@ def test_a_serving_process_is_known_by_its_last_heartbeat(catalog: Catalog) -> N
     beat(catalog, me)
     beat(catalog, me, prepared="docs@2")
 
-    (process,) = catalog.serving()
+    (process,) = catalog.processes.seen()
 
     assert (process.name, process.generation, process.prepared) == (me, "docs@1", "docs@2")
     assert time.time() - process.seen_at < 5
-    catalog.leave(me)
-    assert catalog.serving() == []
+    catalog.processes.leave(me)
+    assert catalog.processes.seen() == []
 
 
 def test_a_process_on_another_host_counts_until_its_lease_ends(
     catalog: Catalog, database: Database
 ) -> None:
     beat(catalog, "elsewhere/1:10:99")
-    assert [process.name for process in catalog.serving()] == ["elsewhere/1:10:99"]
+    assert [process.name for process in catalog.processes.seen()] == ["elsewhere/1:10:99"]
 
     with database.write() as connection:
         connection.execute(sa.update(tables.searchers).values(seen_at=time.time() - 6))
 
-    assert catalog.serving() == []
+    assert catalog.processes.seen() == []
 
 
 def test_a_process_that_was_killed_here_is_gone_at_once(catalog: Catalog) -> None:
@@ -594,12 +594,12 @@ def test_a_process_that_was_killed_here_is_gone_at_once(catalog: Catalog) -> Non
         name = child.stdout.readline().decode().strip()
         beat(catalog, name)
         beat(catalog, process_name())
-        assert name in [process.name for process in catalog.serving()]
+        assert name in [process.name for process in catalog.processes.seen()]
 
         child.kill()
         child.wait()
 
-        assert [process.name for process in catalog.serving()] == [process_name()]
+        assert [process.name for process in catalog.processes.seen()] == [process_name()]
 
 
 def test_a_generation_is_a_value(catalog: Catalog) -> None:

@@ -32,7 +32,7 @@ def test_status_says_the_same_as_corpus_catalog_and_journal(database: Database) 
         journal.checkpoint(build, 5, lease=BUILD_LEASE, token=lease.token, docs_done=4)
         catalog.request_cut_over(live.name, None, token=1, seconds=60)
         catalog.cut_over(live.name, expected_live=None, kind="cut_over", token=1)
-        catalog.heartbeat(
+        catalog.processes.heartbeat(
             process_name(), address="a", generation=live.name, prepared=None, problem=None
         )
 

@@ -299,7 +299,7 @@ def test_a_target_that_is_not_empty_is_refused_unless_it_may_be_replaced(
     assert answers(target) == answers(origin), "the old lexical index is gone"
     assert not set(old) & set(target.store.names()), "the old collections are gone"
     assert len(target.store.names()) == 2
-    assert target.catalog.events(1)[0]["kind"] == "restore"
+    assert target.catalog.events.newest(1)[0]["kind"] == "restore"
 
 
 def test_a_restore_that_fails_late_leaves_the_target_as_it_was(
@@ -338,7 +338,7 @@ def test_a_lease_token_goes_on_above_all_that_were_given_out(
 def test_who_works_here_is_named_and_nothing_is_restored(kept: str, target: WordDirectory) -> None:
     with target.journal.lease(SYNC_LEASE), pytest.raises(LeaseHeld, match="sync"):
         restore(target, kept)
-    target.catalog.heartbeat(
+    target.catalog.processes.heartbeat(
         "elsewhere:1:1", address="http://a", generation=None, prepared=None, problem=None
     )
     with pytest.raises(LeaseHeld, match="stop it first"):
@@ -422,7 +422,7 @@ def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
         restore(middle, kept)
         assert state(middle) == expected
         assert middle.build("word@5") == "docs@3", "numbers go on"
-        middle.catalog.record_event("test", None, {})
+        middle.catalog.events.record("test", None, {})
         middle.catalog.move("docs@3", "retired")
         make_backup(middle, elsewhere)
     with WordDirectory(tmp_path / "back") as back:

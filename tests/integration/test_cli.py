@@ -486,7 +486,7 @@ def test_a_person_may_overrule_the_gate_and_go_back(installed: Installation) -> 
     switched = installed.json("cutover", "docs@2", "--override", "d7 is not needed")
     assert (switched["live_before"], switched["live_after"]) == ("docs@1", "docs@2")
     with installed.open() as data:
-        reasons = [event.get("reason") for event in data.catalog.events()]
+        reasons = [event.get("reason") for event in data.catalog.events.newest()]
     assert "d7 is not needed" in reasons
     assert "docs@2 is live already" in installed.run("cutover", "docs@2", code=1).stderr
     assert installed.json("search", "river")["generation"] == "docs@2"
@@ -572,7 +572,7 @@ def test_a_killed_prune_is_finished_by_the_next(
     assert plan["dropped"] == ["docs-2", "models/.incoming-left"]
     with installed.open() as data:
         assert data.store.names() == ["docs-1"]
-        assert data.catalog.events(1)[0]["dropped"] == plan["dropped"]
+        assert data.catalog.events.newest(1)[0]["dropped"] == plan["dropped"]
     assert installed.json("search", "river")["generation"] == "docs@1"
     assert "was pruned" in installed.run("search", "x", "--generation", "docs@2", code=1).stderr
     installed.run("models", "remove", "beta@1", "--yes")

@@ -116,7 +116,9 @@ def test_a_cut_over_to_it_needs_a_reason_which_is_recorded(tmp_path: Path) -> No
             cut_over(directory, name)
         cut_over(directory, name, override="the judged queries are out of date")
 
-        (event,) = [item for item in directory.catalog.events(9) if item["kind"] == "cut_over"]
+        (event,) = [
+            item for item in directory.catalog.events.newest(9) if item["kind"] == "cut_over"
+        ]
         assert event["override"] == "the judged queries are out of date"
         assert event["who"]
 

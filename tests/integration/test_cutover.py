@@ -86,7 +86,7 @@ class ServingProcesses:
             manager.follow()
 
     def generations(self) -> list[str | None]:
-        return [process.generation for process in self._directory.catalog.serving()]
+        return [process.generation for process in self._directory.catalog.processes.seen()]
 
     def have_open(self, generation: str) -> list[bool]:
         return [generation in {o.name for o in manager.opened()} for manager in self.managers]
@@ -238,7 +238,7 @@ def test_a_process_that_died_is_not_waited_for(
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         name = child.stdout.readline().decode().strip()
-        directory.catalog.heartbeat(
+        directory.catalog.processes.heartbeat(
             name, address="http://9", generation=two[0], prepared=None, problem=None
         )
         with directory.database.write() as connection:  # its lease alone would keep it for long
@@ -268,12 +268,14 @@ def test_what_went_wrong_in_an_earlier_attempt_does_not_block_the_next(
     name = "elsewhere:1:1"
 
     def beat(request: int | None) -> None:
-        directory.catalog.heartbeat(
+        directory.catalog.processes.heartbeat(
             name, address="a", generation=None, prepared=None, problem="full", request=request
         )
 
     beat(0)
-    done = cut_over(directory, second, on_wait=lambda _message: directory.catalog.leave(name))
+    done = cut_over(
+        directory, second, on_wait=lambda _message: directory.catalog.processes.leave(name)
+    )
     assert done.live_after == second
     assert done.serving == processes.names
 
@@ -399,7 +401,7 @@ def test_a_person_may_override_the_gate_which_is_recorded(
     cut_over(directory, second, override="the judgments are out of date")
 
     assert directory.catalog.pointers().live == second
-    events = {event["kind"]: event for event in directory.catalog.events(3)}
+    events = {event["kind"]: event for event in directory.catalog.events.newest(3)}
     assert events["gate_overruled"]["reason"] == "the judgments are out of date"
     assert events["cut_over"]["override"] == "the judgments are out of date"
     assert "@" in events["gate_overruled"]["who"]
@@ -494,7 +496,7 @@ def test_rollback_keeps_what_was_written_since(
     assert ask(directory, first, "edited after the switch")[0] == "d5"
     assert ask(directory, first, "written just before the rollback")[0] == "newest"
     assert "d3" not in ask(directory, first, "all of d3")
-    assert directory.catalog.events(1)[0]["kind"] == "rollback"
+    assert directory.catalog.events.newest(1)[0]["kind"] == "rollback"
 
     assert rollback(directory).live_after == second
 

@@ -231,7 +231,7 @@ def test_a_lexical_index_that_a_service_holds_is_left_to_it(installed: Installed
 @pytest.mark.parametrize("what", ["events.at", "leases.expires_at", "searchers.seen_at"])
 def test_a_clock_that_went_back_is_found(installed: Installed, what: str) -> None:
     table, _, column = what.partition(".")
-    installed.directory.catalog.heartbeat(
+    installed.directory.catalog.processes.heartbeat(
         "host:1:1", address="here", generation=None, prepared=None, problem=None
     )
     with installed.directory.database.write() as connection:

@@ -106,7 +106,7 @@ def slow_queries(directory: NotedDirectory) -> Iterator[threading.Event]:
 
     def beat() -> None:
         while not ended.wait(0.3):
-            directory.catalog.heartbeat(
+            directory.catalog.processes.heartbeat(
                 "elsewhere:7:1",
                 address="",
                 generation=None,
@@ -115,7 +115,7 @@ def slow_queries(directory: NotedDirectory) -> Iterator[threading.Event]:
                 request=None,
                 load=load,
             )
-        directory.catalog.leave("elsewhere:7:1")
+        directory.catalog.processes.leave("elsewhere:7:1")
 
     serving = threading.Thread(target=beat)
     serving.start()

@@ -33,5 +33,5 @@ def test_a_person_may_go_ahead_and_it_is_recorded(
 
     check_headroom(directory, generation, "another disk is on its way")
 
-    kinds = [event["kind"] for event in directory.catalog.events()]
+    kinds = [event["kind"] for event in directory.catalog.events.newest()]
     assert "headroom_overruled" in kinds

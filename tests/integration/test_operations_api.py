@@ -316,17 +316,17 @@ def test_a_stream_goes_on_where_it_broke_and_ends_when_the_service_drains(
 ) -> None:
     catalog = directory_of(service).catalog
     accept = {"Accept": "text/event-stream"}
-    before = catalog.last_event_id()
+    before = catalog.events.last_id()
     with httpx.stream("GET", f"{url}/events", headers=accept, timeout=WAIT_S) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = stream.iter_lines()
         next(lines)  # it has begun: what happens from now on is sent
-        catalog.record_event("evaluation", "docs@1", {"ndcg@10": 0.7})
+        catalog.events.record("evaluation", "docs@1", {"ndcg@10": 0.7})
         first = next_event(lines)
     assert (first["event"], int(first["id"])) == ("evaluation", before + 1)
     assert json.loads(first["data"])["ndcg@10"] == 0.7
 
-    catalog.record_event("evaluation", "docs@1", {"ndcg@10": 0.6})  # while nobody listens
+    catalog.events.record("evaluation", "docs@1", {"ndcg@10": 0.6})  # while nobody listens
     again = {**accept, "Last-Event-ID": first["id"]}
     with httpx.stream("GET", f"{url}/events", headers=again, timeout=WAIT_S) as stream:
         lines = stream.iter_lines()

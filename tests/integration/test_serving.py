@@ -11,10 +11,10 @@ import pytest
 
 from reindexer.opening import Opener
 from search.errors import NoLiveGeneration, StoreError, StoreUnavailable
-from search.generations import ServingProcess
 from search.processes import process_name
 from search.searcher import Searcher, SearchRequest
 from search.serving import FOLLOW_S, QUIET_FOLLOW_S, OpenGeneration, SearcherManager
+from search.serving_processes import ServingProcess
 from tests.word_directory import WordDirectory
 
 NAME = process_name()
@@ -55,7 +55,7 @@ class Serving:
         return {opened.name for opened in self.manager.opened()}
 
     def as_seen(self) -> ServingProcess:
-        (process,) = self.directory.catalog.serving()
+        (process,) = self.directory.catalog.processes.seen()
         return process
 
     def request(self, target: str, token: int = 1) -> None:
@@ -310,7 +310,10 @@ def test_a_live_generation_that_cannot_be_opened_is_a_problem_too(
     serving.fails_on = two[0]
 
     serving.follow_until(
-        lambda: bool(serving.directory.catalog.serving()) and serving.as_seen().problem is not None
+        lambda: (
+            bool(serving.directory.catalog.processes.seen())
+            and serving.as_seen().problem is not None
+        )
     )
 
     assert serving.as_seen().generation is None
@@ -325,7 +328,7 @@ def test_a_process_that_stops_leaves_the_catalog_and_gives_everything_back(
 
     serving.manager.close()
 
-    assert serving.directory.catalog.serving() == []
+    assert serving.directory.catalog.processes.seen() == []
     assert all(is_closed(opened) for opened in serving.opened)
 
 
@@ -340,7 +343,7 @@ def test_a_process_that_stops_while_it_loads_gives_everything_back(
 
     serving.manager.close()
 
-    assert serving.directory.catalog.serving() == []
+    assert serving.directory.catalog.processes.seen() == []
     assert all(is_closed(opened) for opened in serving.opened)
 
 

@@ -109,7 +109,7 @@ def test_status_says_the_same_as_corpus_and_catalog(
 ) -> None:
     go_live(catalog, journal, record(catalog, "support@1"), 10)
     go_live(catalog, journal, record(catalog, "support@2"), 11)
-    catalog.heartbeat(
+    catalog.processes.heartbeat(
         process_name(), address="http://a", generation="docs@2", prepared=None, problem=None
     )
 
@@ -219,8 +219,10 @@ def test_dead_searchers_are_not_shown(settings: Settings, catalog: Catalog) -> N
         stdout=subprocess.PIPE,
     ) as child:
         name = child.communicate()[0].decode().strip()
-    catalog.heartbeat(name, address="a", generation=None, prepared=None, problem=None)
-    catalog.heartbeat("elsewhere:1:1", address="b", generation=None, prepared=None, problem="full")
+    catalog.processes.heartbeat(name, address="a", generation=None, prepared=None, problem=None)
+    catalog.processes.heartbeat(
+        "elsewhere:1:1", address="b", generation=None, prepared=None, problem="full"
+    )
 
     (searcher,) = read_status(settings)["searchers"]
 

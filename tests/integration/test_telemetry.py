@@ -192,7 +192,7 @@ def test_the_latency_of_queries_reaches_the_catalog_with_the_heartbeat(
     service.manager._last_heartbeat = 0.0
     service.manager.follow()
 
-    (process,) = built.catalog.serving()
+    (process,) = built.catalog.processes.seen()
 
     assert process.load is not None
     assert process.load.queries_per_s > 1

@@ -59,7 +59,7 @@ def serving(directory: WordDirectory) -> Iterator[None]:
 
     def beat() -> None:
         while True:
-            directory.catalog.heartbeat(
+            directory.catalog.processes.heartbeat(
                 process_name(),
                 address="http://127.0.0.1:8321",
                 generation="docs@1",

@@ -18,10 +18,10 @@ from reindexer.journal import BUILD_LEASE
 from reindexer.pace import HOLD_S, PATIENCE_S, Pace
 from reindexer.replay import Replay, ReplayProgress
 from reindexer.stages import StageClock
-from search.generations import ServingProcess
 from search.processes import process_name
 from search.query_times import QueryLoad, QueryTimes
 from search.recipe import SplitterRecipe
+from search.serving_processes import ServingProcess
 from search.splitter import Splitter
 from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
