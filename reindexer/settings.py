@@ -439,7 +439,7 @@ def _settings() -> list[Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # of a number of 5,000 digits too
         raise SettingsInvalid(f"{path} cannot be read: {error}") from error
 
 

@@ -137,6 +137,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("window = 5", "unknown setting 'window'"),
         ("[data_dir]\npath = 'x'", "unknown setting 'data_dir.path'"),
         ("window = = 5", "cannot be read: Invalid value"),
+        (f"window = {'9' * 5_000}", "cannot be read: Exceeds the limit"),
     ],
 )
 def test_a_wrong_value_in_the_file_is_named_with_what_was_expected(
