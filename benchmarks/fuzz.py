@@ -3,10 +3,11 @@
     python -m benchmarks.fuzz --inputs 1000000
     python -m benchmarks.fuzz --inputs 20000 --targets api,queries --seed 7
 
-The inputs are divided over the targets of `tests/bad_input_targets.py` by their shares. Where
-atheris can be imported, coverage guides the choice of inputs: it feeds bytes into the same
-Hypothesis tests. Otherwise Hypothesis chooses, lot by lot with a seed of its own each. Prints a
-line for each target, and exits with 1 when a promise was broken; the input that breaks it is shown.
+The inputs are divided over the targets of `tests/bad_input_targets.py` by their shares; each target
+has a process of its own, as many at a time as there are cores. Where atheris can be imported,
+coverage guides the choice of inputs: it feeds bytes into the same Hypothesis tests. Otherwise, or
+with --random, Hypothesis chooses, lot by lot with a seed of its own each. Prints a line for each
+target, and exits with 1 when a promise was broken; the input that breaks it is shown.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NoReturn
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -35,31 +38,42 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="of all targets together")
     parser.add_argument("--targets", help="names, with commas between; all unless given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # target of a child that atheris guides
+    parser.add_argument("--random", action="store_true", help="without atheris")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # target of a child
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
+    is_guided = not options.random and importlib.util.find_spec("atheris") is not None
     if options.one is not None:
-        _guided(_named(options.one)[0], options.inputs, options.seed)
+        warnings.simplefilter("ignore")
+        run = _guided if is_guided else _random
+        return run(_named(options.one)[0], options.inputs, options.seed)
     chosen = _named(options.targets) if options.targets else TARGETS
-    is_guided = importlib.util.find_spec("atheris") is not None
     shares = sum(target.share for target in chosen)
-    print(f"inputs chosen by {'atheris (coverage)' if is_guided else 'Hypothesis'}")
-    broken, n_all, began = [], 0, time.monotonic()
-    for target in chosen:
-        n_inputs = max(1, options.inputs * target.share // shares)
-        since = time.monotonic()
-        run: Callable[[Target, int, int], bool] = _in_child if is_guided else _random
-        holds = run(target, n_inputs, options.seed)
-        seconds = time.monotonic() - since
-        n_all += n_inputs
-        outcome = "holds" if holds else "BROKEN"
-        rate = n_inputs / seconds
-        print(f"{target.name:10} {n_inputs:>9,} inputs {rate:>7,.0f}/s  {outcome}", flush=True)
-        if not holds:
-            broken.append(target.name)
+    counts = [max(1, options.inputs * target.share // shares) for target in chosen]
+    print(f"inputs chosen by {'atheris (coverage)' if is_guided else 'Hypothesis'}", flush=True)
+    began = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = partial(_in_child, seed=options.seed, is_guided=is_guided)
+        held = list(pool.map(work, chosen, counts))
+    broken = [target.name for target, holds in zip(chosen, held, strict=True) if not holds]
     verdict = f"broken: {', '.join(broken)}" if broken else "all promises hold"
-    print(f"{n_all:,} inputs in {time.monotonic() - began:,.0f} s; {verdict}")
+    print(f"{sum(counts):,} inputs in {time.monotonic() - began:,.0f} s; {verdict}")
     return 1 if broken else 0
+
+
+def _in_child(target: Target, n_inputs: int, *, seed: int, is_guided: bool) -> bool:
+    """Whether the promises hold. atheris ends the process that it runs in."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--one", target.name]
+    command += ["--inputs", str(n_inputs), "--seed", str(seed)]
+    command += [] if is_guided else ["--random"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    holds = done.returncode == 0
+    if not holds:
+        sys.stderr.write(done.stdout[-4_000:] + done.stderr[-8_000:])
+    rate = n_inputs / (time.monotonic() - began)
+    outcome = "holds" if holds else "BROKEN"
+    print(f"{target.name:10} {n_inputs:>9,} inputs {rate:>7,.0f}/s  {outcome}", flush=True)
+    return holds
 
 
 def _named(names: str) -> list[Target]:
@@ -84,8 +98,8 @@ def _test(target: Target, check: Callable[[Any], None], n_inputs: int) -> Any:
     return holds
 
 
-def _random(target: Target, n_inputs: int, first_seed: int) -> bool:
-    """Whether the promises hold for inputs that Hypothesis draws."""
+def _random(target: Target, n_inputs: int, first_seed: int) -> int:
+    """Inputs that Hypothesis draws; the exit code."""
     done = 0
     with in_new_folder(target) as check:
         while done < n_inputs:
@@ -94,25 +108,13 @@ def _random(target: Target, n_inputs: int, first_seed: int) -> bool:
                 seed(first_seed * 1_000_003 + done)(_test(target, check, n_lot))()
             except Exception as error:
                 traceback.print_exception(error, limit=-3)
-                return False
+                return 1
             done += n_lot
-    return True
+    return 0
 
 
-# -- guided by coverage ----------------------------------------------------------------------------
-
-
-def _in_child(target: Target, n_inputs: int, first_seed: int) -> bool:
-    """A process for each target: atheris ends the one it runs in."""
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--one", target.name]
-    command += ["--inputs", str(n_inputs), "--seed", str(first_seed)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        sys.stderr.write(done.stdout[-4_000:] + done.stderr[-8_000:])
-    return done.returncode == 0
-
-
-def _guided(target: Target, n_inputs: int, first_seed: int) -> None:
+def _guided(target: Target, n_inputs: int, first_seed: int) -> NoReturn:
+    """Inputs that coverage leads to; ends this process."""
     import atheris
 
     with in_new_folder(target) as check:
@@ -124,6 +126,7 @@ def _guided(target: Target, n_inputs: int, first_seed: int) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         atheris.Setup([*arguments, "-print_final_stats=0"], test.hypothesis.fuzz_one_input)
         atheris.Fuzz()
+    raise AssertionError("atheris returned")
 
 
 def _instrumented() -> list[Any]:

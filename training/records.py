@@ -109,7 +109,7 @@ def parquet_records(path: Path) -> Records:
                         yield RejectedRow(where=where, reason=row)
                     else:
                         yield where, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, IndexError, OSError) as error:
         if number == 0:
             raise PairsInvalid(f"{path} cannot be read as Parquet: {error}") from error
         yield RejectedRow(where=f"{path.name}:{number + 1}", reason=f"the file breaks off: {error}")
@@ -119,14 +119,14 @@ def _parquet_rows(batch: Any) -> Iterator[dict[str, object] | str]:
     try:
         yield from batch.to_pylist()
         return
-    except ValueError:
+    except (ValueError, IndexError):
         pass  # one bad value spoils the batch: read it row by row
     for at in range(batch.num_rows):
         try:
             yield batch.slice(at, 1).to_pylist()[0]
         except UnicodeDecodeError:
             yield "a text is not UTF-8; write the column as UTF-8 text"
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             yield f"a value cannot be read: {error}"
 
 

@@ -51,7 +51,7 @@ class ParquetSource(FileSource):
                     batch = next(batches)
                 except StopIteration:
                     return
-                except (pa.ArrowException, OSError) as error:
+                except (pa.ArrowException, ValueError, IndexError, OSError) as error:
                     yield Rejected(
                         where=f"{self._label}:{self._n_read + 1}",
                         reason=f"the file breaks off here: {error}; get a whole copy of it and "
@@ -82,7 +82,7 @@ class ParquetSource(FileSource):
                     pre_buffer=self._file.is_remote,
                     read_dictionary=_texts(metadata.schema.to_arrow_schema()),
                 )
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, ValueError, IndexError, OSError) as error:
                 raise SourceInvalid(f"{self._label} cannot be read as Parquet: {error}") from error
             with parquet:
                 yield parquet
@@ -142,14 +142,14 @@ def _some_records(batch: Any) -> Iterator[dict[str, object] | str]:
     try:
         yield from batch.to_pylist()
         return
-    except (UnicodeDecodeError, ValueError):
+    except (ValueError, IndexError):
         pass  # one bad value spoils the batch: read it row by row
     for i in range(batch.num_rows):
         try:
             yield batch.slice(i, 1).to_pylist()[0]
         except UnicodeDecodeError:
             yield "a text is not UTF-8; write the column as UTF-8 text"
-        except ValueError as error:
+        except (ValueError, IndexError) as error:  # of a dictionary that has no such entry
             yield f"a value cannot be read: {error}"
 
 

@@ -207,7 +207,7 @@ def test_a_document_that_is_a_script_stays_json(running: Service) -> None:
     body = json.dumps({"text": "<script>alert(1)</script> all"}).encode()
     assert running.ask("PUT", "/documents/script", body)[0] == 200
 
-    told = running.headers_of("GET", "/documents/script")
+    _, told, _ = running.call("GET", "/documents/script")
 
     assert told["content-type"] == "application/json"
     assert told["x-content-type-options"] == "nosniff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
@@ -101,6 +102,17 @@ def _as_csv(path: Path, pairs: Sequence[Pair], delimiter: str = ",") -> Path:
                 row["negatives"] = json.dumps(row["negatives"])
             writer.writerow(row)
     return path
+
+
+def test_no_damaged_byte_of_parquet_stops_with_an_error_of_the_library(tmp_path: Path) -> None:
+    pairs = [Pair(anchor=f"query {n % 3}", positive=f"answer {n}") for n in range(20)]
+    whole = _as_parquet(tmp_path / "p.parquet", pairs).read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        (tmp_path / "p.parquet").write_bytes(damaged)
+        with contextlib.suppress(PairsInvalid):
+            read_pairs(tmp_path / "p.parquet")
 
 
 def _as_parquet(path: Path, pairs: Sequence[Pair]) -> Path:

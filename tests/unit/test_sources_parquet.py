@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 from pathlib import Path
@@ -132,6 +133,17 @@ def test_a_damaged_page_gives_what_was_read_and_says_where_it_breaks_off(tmp_pat
     assert isinstance(rows[-1], Rejected)
     assert rows[-1].where == f"docs.parquet:{len(rows)}"
     assert "breaks off here" in rows[-1].reason
+
+
+def test_no_damaged_byte_stops_the_reading_with_an_error_of_the_library(tmp_path: Path) -> None:
+    rows = {"id": [f"d{n}" for n in range(20)], "text": [f"text {n % 3}" for n in range(20)]}
+    whole = write(tmp_path / "docs.parquet", rows, compression="none").read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        (tmp_path / "docs.parquet").write_bytes(damaged)
+        with contextlib.suppress(SourceInvalid):
+            list(open_source(str(tmp_path / "docs.parquet")))
 
 
 def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
