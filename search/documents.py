@@ -387,6 +387,15 @@ def filter_from_json(value: object) -> Filter:
     return validate_filter(tuple(conditions))
 
 
+def _is_unicode(text: str) -> bool:
+    """JSON can hold half a surrogate pair, which no engine takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _bound(key: str, name: str, bound: object) -> float:
     if isinstance(bound, int | float) and not isinstance(bound, bool):
         with contextlib.suppress(OverflowError):
@@ -401,7 +410,7 @@ def validate_filter(where: Filter) -> Filter:
     if len(where) > MAX_CONDITIONS:
         raise InvalidQuery(f"{len(where)} filter conditions, at most {MAX_CONDITIONS} are allowed")
     for condition in where:
-        if not condition.field or "\x00" in condition.field:
+        if not condition.field or "\x00" in condition.field or not _is_unicode(condition.field):
             raise InvalidQuery("a filter condition names no usable field")
         if len(condition.any_of) > MAX_ANY_OF:
             raise InvalidQuery(
@@ -409,6 +418,10 @@ def validate_filter(where: Filter) -> Filter:
                 f"at most {MAX_ANY_OF} are allowed"
             )
         for value in condition.any_of:
+            if isinstance(value, str) and not _is_unicode(value):
+                raise InvalidQuery(
+                    f"filter on {condition.field!r}: {value!r} is not valid Unicode; send UTF-8"
+                )
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise InvalidQuery(
                     f"filter on {condition.field!r}: {value} is not a 64-bit integer"
