@@ -27,7 +27,9 @@ class Sample:
     """One look."""
 
     at: float  # monotonic seconds
-    memory: float | None  # bytes resident; None where the system does not tell
+    # Bytes resident that nothing but the process holds: the system drops pages of mapped files as it
+    # likes, and the files themselves are counted below. None where the system does not tell.
+    memory: float | None
     handles: float | None
     threads: float | None
     disk: float  # bytes, without the vectors
@@ -55,7 +57,7 @@ def take_sample(pid: int, folder: Path) -> Sample | None:
 
 
 def _taken_up(pid: int) -> tuple[float, float, float] | None:
-    """(bytes resident, handles, threads)"""
+    """(bytes resident without mapped files, handles, threads)"""
     place = Path(f"/proc/{pid}")
     try:
         status = (place / "status").read_text("ascii", "replace")
@@ -63,9 +65,10 @@ def _taken_up(pid: int) -> tuple[float, float, float] | None:
     except OSError:
         return None
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    if "VmRSS" not in fields:
+    if "RssAnon" not in fields:
         return None
-    return 1024 * float(fields["VmRSS"].split()[0]), float(handles), float(fields["Threads"])
+    kib = sum(float(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+    return 1024 * kib, float(handles), float(fields["Threads"])
 
 
 def _collection_processes(pid: int) -> list[int]:
