@@ -27,8 +27,8 @@ class Sample:
     """One look."""
 
     at: float  # monotonic seconds
-    # Bytes resident that nothing but the process holds: the system drops pages of mapped files as it
-    # likes, and the files themselves are counted below. None where the system does not tell.
+    # Bytes resident that only the process holds: the system may drop pages of mapped files, and the
+    # files themselves are counted below. None where the system does not tell.
     memory: float | None
     handles: float | None
     threads: float | None
