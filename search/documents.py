@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from search.errors import InvalidDocument, InvalidQuery
+from training.unicode_text import is_unicode
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[Scalar, ...]
@@ -387,15 +388,6 @@ def filter_from_json(value: object) -> Filter:
     return validate_filter(tuple(conditions))
 
 
-def _is_unicode(text: str) -> bool:
-    """JSON can hold half a surrogate pair, which no engine takes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _bound(key: str, name: str, bound: object) -> float:
     if isinstance(bound, int | float) and not isinstance(bound, bool):
         with contextlib.suppress(OverflowError):
@@ -410,7 +402,7 @@ def validate_filter(where: Filter) -> Filter:
     if len(where) > MAX_CONDITIONS:
         raise InvalidQuery(f"{len(where)} filter conditions, at most {MAX_CONDITIONS} are allowed")
     for condition in where:
-        if not condition.field or "\x00" in condition.field or not _is_unicode(condition.field):
+        if not condition.field or "\x00" in condition.field or not is_unicode(condition.field):
             raise InvalidQuery("a filter condition names no usable field")
         if len(condition.any_of) > MAX_ANY_OF:
             raise InvalidQuery(
@@ -418,7 +410,7 @@ def validate_filter(where: Filter) -> Filter:
                 f"at most {MAX_ANY_OF} are allowed"
             )
         for value in condition.any_of:
-            if isinstance(value, str) and not _is_unicode(value):
+            if isinstance(value, str) and not is_unicode(value):
                 raise InvalidQuery(
                     f"filter on {condition.field!r}: {value!r} is not valid Unicode; send UTF-8"
                 )

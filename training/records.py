@@ -16,6 +16,8 @@ import orjson
 
 from training.errors import PairsInvalid
 from training.pairs import RejectedRow
+from training.parquet_rows import damage, rows_of
+from training.unicode_text import is_unicode
 
 MAX_LINE_BYTES = 64_000_000
 _DELIMITERS = ",\t;|"
@@ -87,7 +89,7 @@ def csv_records(path: Path) -> Records:
                 "delimiter or a line end needs quotes"
             )
             yield RejectedRow(where=where, reason=reason)
-        elif not all(map(_is_utf8, values)):
+        elif not all(map(is_unicode, values)):
             yield RejectedRow(where=where, reason="not UTF-8; save the file as UTF-8")
         else:
             yield where, dict(zip(header, values, strict=True))
@@ -95,48 +97,23 @@ def csv_records(path: Path) -> Records:
 
 def parquet_records(path: Path) -> Records:
     """The rows of a Parquet file, read a batch at a time. Raises PairsInvalid when it is none."""
-    import pyarrow as pa
     import pyarrow.parquet
 
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in _parquet_rows(batch):
+                for row in rows_of(batch):
                     number += 1
                     where = f"{path.name}:{number}"
                     if isinstance(row, str):
                         yield RejectedRow(where=where, reason=row)
                     else:
                         yield where, row
-    except (pa.ArrowException, ValueError, IndexError, OSError) as error:
+    except damage() as error:
         if number == 0:
             raise PairsInvalid(f"{path} cannot be read as Parquet: {error}") from error
         yield RejectedRow(where=f"{path.name}:{number + 1}", reason=f"the file breaks off: {error}")
-
-
-def _parquet_rows(batch: Any) -> Iterator[dict[str, object] | str]:
-    try:
-        yield from batch.to_pylist()
-        return
-    except (ValueError, IndexError):
-        pass  # one bad value spoils the batch: read it row by row
-    for at in range(batch.num_rows):
-        try:
-            yield batch.slice(at, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield "a text is not UTF-8; write the column as UTF-8 text"
-        except (ValueError, IndexError) as error:
-            yield f"a value cannot be read: {error}"
-
-
-def _is_utf8(value: str) -> bool:
-    """False for text with the lone surrogates that stand for bytes which are not UTF-8."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _csv_header(path: Path) -> tuple[list[str], str]:

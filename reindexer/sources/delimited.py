@@ -13,6 +13,7 @@ from reindexer.sources.lines import MAX_LINE_BYTES, BrokenOff, LineFile
 from reindexer.sources.positions import Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
 from reindexer.sources.single_part import FileSource
+from training.unicode_text import is_unicode
 
 _DELIMITERS = ",\t;|"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,15})?")
@@ -81,9 +82,7 @@ class DelimitedSource(FileSource):
                 "a field that contains the delimiter or a line end needs quotes",
             )
         for name, value in zip(self._header, fields, strict=True):
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError:
+            if not is_unicode(value):
                 return Rejected(
                     where=where, reason=f"field {name!r} is not UTF-8; save the file as UTF-8"
                 )

@@ -13,6 +13,7 @@ from reindexer.sources.lines import utf16_encoding
 from reindexer.sources.rows import Rejected, Row
 from search.documents import MAX_TEXT_BYTES, Document
 from search.errors import InvalidDocument
+from training.unicode_text import is_unicode
 
 _MARKDOWN = frozenset({".md", ".markdown"})
 _SUFFIXES = frozenset({".txt", *_MARKDOWN})
@@ -116,7 +117,7 @@ class FolderSource:
 
     def _doc_id(self, path: Path) -> str | None:
         doc_id = path.relative_to(self._path).as_posix()
-        return doc_id if _is_unicode(doc_id) else None
+        return doc_id if is_unicode(doc_id) else None
 
     def _shown(self, path: Path) -> str:
         shown = path.relative_to(self._path).as_posix()
@@ -158,14 +159,6 @@ def _text(path: Path) -> str:
     if not text.strip():
         raise InvalidDocument("the file is empty")
     return text
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _first_heading(text: str) -> str | None:

@@ -11,6 +11,7 @@ from reindexer.sources.files import SourceFile
 from reindexer.sources.positions import Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
 from reindexer.sources.single_part import FileSource
+from training.parquet_rows import damage, rows_of
 
 _BATCH_BYTES = 16 << 20
 _MAX_BATCH_ROWS = 2_000
@@ -41,8 +42,6 @@ class ParquetSource(FileSource):
         return {"row": self._n_read}
 
     def rows(self, after: Position | None) -> Iterator[Row | Rejected]:
-        import pyarrow as pa
-
         self._n_read = after["row"] if after else 0
         with self._open() as parquet:
             batches = _batches(parquet, self._n_read)
@@ -51,7 +50,7 @@ class ParquetSource(FileSource):
                     batch = next(batches)
                 except StopIteration:
                     return
-                except (pa.ArrowException, ValueError, IndexError, OSError) as error:
+                except damage() as error:
                     yield Rejected(
                         where=f"{self._label}:{self._n_read + 1}",
                         reason=f"the file breaks off here: {error}; get a whole copy of it and "
@@ -68,7 +67,6 @@ class ParquetSource(FileSource):
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        import pyarrow as pa
         import pyarrow.parquet
 
         with self._file.open() as file:
@@ -82,7 +80,7 @@ class ParquetSource(FileSource):
                     pre_buffer=self._file.is_remote,
                     read_dictionary=_texts(metadata.schema.to_arrow_schema()),
                 )
-            except (pa.ArrowException, ValueError, IndexError, OSError) as error:
+            except damage() as error:
                 raise SourceInvalid(f"{self._label} cannot be read as Parquet: {error}") from error
             with parquet:
                 yield parquet
@@ -123,7 +121,7 @@ def _records(batch: Any) -> Iterator[dict[str, object] | str]:
     batch = _microseconds(batch)
     size = max(1, min(batch.num_rows, _BATCH_BYTES // max(1, _longest_row(batch))))
     for start in range(0, batch.num_rows, size):
-        yield from _some_records(batch.slice(start, size))
+        yield from rows_of(batch.slice(start, size))
 
 
 def _longest_row(batch: Any) -> int:
@@ -136,21 +134,6 @@ def _longest_row(batch: Any) -> int:
         for column in batch.columns
         if pa.types.is_dictionary(column.type) and len(column.dictionary)
     )
-
-
-def _some_records(batch: Any) -> Iterator[dict[str, object] | str]:
-    try:
-        yield from batch.to_pylist()
-        return
-    except (ValueError, IndexError):
-        pass  # one bad value spoils the batch: read it row by row
-    for i in range(batch.num_rows):
-        try:
-            yield batch.slice(i, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield "a text is not UTF-8; write the column as UTF-8 text"
-        except (ValueError, IndexError) as error:  # of a dictionary that has no such entry
-            yield f"a value cannot be read: {error}"
 
 
 def _microseconds(batch: Any) -> Any:
