@@ -14,7 +14,6 @@ its first answer.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
@@ -31,15 +30,15 @@ import httpx
 
 from benchmarks.corpus import documents, fill, queries, static_model
 from benchmarks.report import Report, percentile, seconds
+from benchmarks.service import serving
 from reindexer.data_directory import open_data_directory
 from reindexer.journal import Build
-from reindexer.service_address import ServiceAddress
 from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
 
 N_WARM, N_QUERIES = 100, 500
 RESTARTS = 3
-START_S = 120.0
+ANSWER_S = 120.0
 
 
 def main() -> int:
@@ -140,77 +139,40 @@ def _resident_kib(pid: str) -> int:
 
 
 def _search(report: Report, settings: Settings) -> None:
-    with _Service(settings) as service:
-        service.wait_until_answered()
-        answers = [service.search(text) for text in queries(N_WARM + N_QUERIES)][N_WARM:]
-        parts = ", ".join(
-            f"{part} {statistics.median(answer['took_ms'][part] for _, answer in answers):.2f}"
-            for part in ("encode", "lexical", "dense", "fuse", "hydrate", "total")
-        )
-        taken_ms = [taken_s * 1e3 for taken_s, _ in answers]
-        report.figure(
-            "hybrid over HTTP, p50", statistics.median(taken_ms), "ms", at_most=5,
-            note=f"p99 {percentile(taken_ms, 0.99):.1f} ms; in the service {parts}",
-        )  # fmt: skip
-        for what, pid in service.processes().items():
-            report.figure(f"resident memory of {what}", _resident_kib(pid) / 1024**2, "GB")
+    taken_ms: list[float] = []
+    answers: list[dict[str, Any]] = []
+    with serving(settings) as (url, pid), httpx.Client(timeout=ANSWER_S) as client:
+        for text in queries(N_WARM + N_QUERIES):
+            began = time.perf_counter()
+            answer = client.post(f"{url}/search", json={"query": text})
+            taken_ms.append(1e3 * (time.perf_counter() - began))
+            answers.append(answer.raise_for_status().json())
+        processes = {"the service": str(pid)}
+        processes |= {f"the collection's process {child}": child for child in _children(str(pid))}
+        resident = {what: _resident_kib(of) / 1024**2 for what, of in processes.items()}
+    taken_ms, answers = taken_ms[N_WARM:], answers[N_WARM:]
+    parts = ", ".join(
+        f"{part} {statistics.median(answer['took_ms'][part] for answer in answers):.2f}"
+        for part in ("encode", "lexical", "dense", "fuse", "hydrate", "total")
+    )
+    report.figure(
+        "hybrid over HTTP, p50", statistics.median(taken_ms), "ms", at_most=5,
+        note=f"p99 {percentile(taken_ms, 0.99):.1f} ms; in the service {parts}",
+    )  # fmt: skip
+    for what, gb in resident.items():
+        report.figure(f"resident memory of {what}", gb, "GB")
 
 
 def _restart(report: Report, settings: Settings) -> None:
     taken_s = []
     for _ in range(RESTARTS):
         began = time.monotonic()
-        with _Service(settings) as service:
-            service.wait_until_answered()
+        with serving(settings) as (url, _pid):
+            answer = httpx.post(f"{url}/search", json={"query": "first"}, timeout=ANSWER_S)
             taken_s.append(time.monotonic() - began)
+            answer.raise_for_status()
     note = ", ".join(f"{taken:.1f}" for taken in taken_s)
     report.figure("restart to first answer", statistics.median(taken_s), "s", at_most=3, note=note)
-
-
-class _Service:
-    """`reindexer serve`, for as long as the block lasts."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._data_dir = settings.data_dir
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "reindexer", "--data-dir", str(self._data_dir), "--quiet",
-             "serve", "--port", "0"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._client = httpx.Client(timeout=START_S)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-        self._process.terminate()
-        self._process.wait(60)
-
-    def search(self, text: str) -> tuple[float, dict[str, Any]]:
-        """Seconds that it took, and the answer. Raises httpx.HTTPError."""
-        began = time.perf_counter()
-        answer = self._client.post(f"{self._url}/search", json={"query": text})
-        taken_s = time.perf_counter() - began
-        return taken_s, answer.raise_for_status().json()
-
-    def wait_until_answered(self) -> None:
-        until = time.monotonic() + START_S
-        while time.monotonic() < until:
-            with contextlib.suppress(httpx.HTTPError):
-                if (address := ServiceAddress.read(self._data_dir)) is not None:
-                    self._url = address.url
-                    self.search("first")
-                    return
-            time.sleep(0.01)
-        raise SystemExit("the service did not start")
-
-    def processes(self) -> dict[str, str]:
-        """Their pids."""
-        serving = str(self._process.pid)
-        apart = _children(serving)
-        return {"the service": serving} | {f"the collection's process {pid}": pid for pid in apart}
 
 
 def _nothing_to_do(report: Report, settings: Settings) -> None:

@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,10 +29,10 @@ import httpx
 
 from benchmarks.corpus import documents, fill, queries
 from benchmarks.report import Report, percentile, queries_by_turns
+from benchmarks.service import serving
 from reindexer.data_directory import open_data_directory
 from reindexer.live import opened_here
 from reindexer.recipes import find_model
-from reindexer.service_address import ServiceAddress
 from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
 from search.searcher import SearchRequest
@@ -48,7 +46,6 @@ WARM_UP_S = 1.0
 PACED_CLIENTS, PAUSE_S = 2, 0.02  # a service that is busy, and not full
 WRITES, WRITE_PAUSE_S = 100, 0.05
 BUILD_QUERIES = 1_000  # at least, during the build; it is given up then
-START_S = 180.0
 
 
 def main() -> int:
@@ -66,7 +63,7 @@ def main() -> int:
         texts = queries(N_QUERIES)
         copy = Settings(data_dir=Path(temporary) / "copy")
         shutil.copytree(settings.data_dir, copy.data_dir)
-        with _service(settings) as url:
+        with serving(settings) as (url, _):
             _compare_http(report, url, copy, texts)
             shutil.rmtree(copy.data_dir)
             _throughput(report, url, texts, arguments.clients, arguments.seconds)
@@ -87,36 +84,6 @@ def _prepare(folder: Path, settings: Settings, n_documents: int) -> str:
         if data.catalog.live() is None:
             upgrade(data, str(models[0]))
         return str(find_model(data, str(models[1])))
-
-
-@contextlib.contextmanager
-def _service(settings: Settings) -> Iterator[str]:
-    command = [sys.executable, "-m", "reindexer", "--data-dir", str(settings.data_dir)]
-    process = subprocess.Popen(
-        [*command, "--quiet", "serve", "--port", "0"],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "REINDEXER_LOG_LEVEL": "warning"},
-    )
-    try:
-        deadline = time.monotonic() + START_S
-        while not _is_ready(settings.data_dir):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the service did not start")
-            time.sleep(0.1)
-        address = ServiceAddress.read(settings.data_dir)
-        assert address is not None
-        yield address.url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _is_ready(data_dir: Path) -> bool:
-    address = ServiceAddress.read(data_dir)
-    try:
-        return address is not None and httpx.get(f"{address.url}/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _asked(

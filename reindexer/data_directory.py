@@ -88,7 +88,7 @@ class DataDirectory:
         recipe, dtype = generation.recipe, self.settings.dtype
         version = self.registry.resolve(recipe.model)
         if recipe.fingerprint != version.fingerprint_in(dtype):
-            dtype = "int8" if recipe.fingerprint == version.fingerprint_in("int8") else "auto"
+            dtype = "int8" if version.is_int8(recipe.fingerprint) else "auto"
         return self._open_encoder(version, dtype)
 
     def load_encoder(self, model: str) -> VersionEncoder:

@@ -114,7 +114,7 @@ def _recorded_evaluation(data: DataDirectory, job: Job, result: dict[str, Any]) 
     before = next(
         (
             event
-            for event in data.catalog.events.newest_of("evaluation")
+            for event in data.catalog.events.newest(kind="evaluation")
             if all(event.get(name) == value for name, value in asked.items())
         ),
         None,

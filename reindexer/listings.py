@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import GenerationNotFound
 from training.errors import TrainingError
-from training.model_version import int8_fingerprint
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
@@ -44,8 +43,7 @@ def _dtype(data: DataDirectory, generation: Generation) -> str | None:
         version = data.registry.resolve(generation.recipe.model)
     except TrainingError:
         return None
-    recorded = generation.recipe.fingerprint
-    return "int8" if recorded == int8_fingerprint(version.fingerprint) else "float"
+    return "int8" if version.is_int8(generation.recipe.fingerprint) else "float"
 
 
 def _generation_row(data: DataDirectory, generation: Generation) -> dict[str, Any]:

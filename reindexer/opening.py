@@ -37,19 +37,18 @@ class Opener:
         wait_s: float = 5.0,
         apart: bool = False,
         warm: bool = True,
-        on_query_batch: Callable[[int], None] = lambda _size: None,
     ) -> None:
         """writable: this process holds the sync lease, so it may save lexical indexes.
         wait_s: how long to wait for an embedded collection that another process has open.
         apart: embedded collections get a process of their own, for one that answers queries.
-        warm: queries are to come, and the first of them should not wait.
-        on_query_batch: hears how many queries were encoded together."""
+        warm: queries are to come, and the first of them should not wait."""
         self._data = data
         self._writable = writable
         self._warm = warm
         self._wait_s = wait_s
         self._apart = apart
-        self.on_query_batch = on_query_batch
+        # Hears how many queries were encoded together.
+        self.on_query_batch: Callable[[int], None] = lambda _size: None
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="open-collection")
         self._begun: dict[str, Future[DenseCollection]] = {}
         self._lock = threading.Lock()

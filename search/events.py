@@ -34,25 +34,13 @@ class EventLog:
         with self._database.write() as connection:
             record_event(connection, kind, generation, detail, who)
 
-    def newest(self, limit: int = 20) -> Sequence[Mapping[str, Any]]:
-        """The newest events first."""
+    def newest(self, limit: int = 20, *, kind: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The newest events first; of one kind if it is named."""
+        newest = sa.select(tables.events).order_by(tables.events.c.id.desc()).limit(limit)
+        if kind is not None:
+            newest = newest.where(tables.events.c.kind == kind)
         with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(tables.events).order_by(tables.events.c.id.desc()).limit(limit)
-            ).all()
-        return [_event(row) for row in rows]
-
-    def newest_of(self, kind: str, limit: int = 20) -> Sequence[Mapping[str, Any]]:
-        """The newest events of one kind first."""
-        events = tables.events
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(events)
-                .where(events.c.kind == kind)
-                .order_by(events.c.id.desc())
-                .limit(limit)
-            ).all()
-        return [_event(row) for row in rows]
+            return [_event(row) for row in connection.execute(newest)]
 
     def after(self, event_id: int, limit: int = 100) -> Sequence[Mapping[str, Any]]:
         """What happened after an event, oldest first, each with its `id`."""

@@ -87,6 +87,10 @@ class ModelVersion:
         whole = dtype != "int8" or self.is_remote
         return self.fingerprint if whole else int8_fingerprint(self.fingerprint)
 
+    def is_int8(self, fingerprint: str) -> bool:
+        """Whether rows of this fingerprint are this version's in integers."""
+        return fingerprint == int8_fingerprint(self.fingerprint)
+
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files.values())

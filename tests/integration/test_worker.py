@@ -176,7 +176,7 @@ def test_an_evaluation_that_came_out_worse_is_seen_in_the_events(
         end(verbs, 0, f'{{"metrics": {{"hybrid": {{"ndcg@10": {score}}}}}, "generation": null}}')
         assert ended(worker, worker.queue.ask("evaluate", JUDGED, who="ann")).state == "done"
 
-    worse, first = directory.catalog.events.newest_of("evaluation")
+    worse, first = directory.catalog.events.newest(kind="evaluation")
     assert first["ndcg@10"] == 0.70
     assert (worse["ndcg@10_before"], worse["change"], worse["dropped"]) == (0.70, -0.05, True)
 
@@ -206,7 +206,7 @@ def test_what_fails_is_tried_again_and_given_up_in_the_end(
 
     assert done.reason == "given up after 5 attempts: the disk is full"
     assert len(begun(verbs)) == worker_module.MAX_ATTEMPTS
-    (event,) = until(lambda: directory.catalog.events.newest_of("job_failed"))
+    (event,) = until(lambda: directory.catalog.events.newest(kind="job_failed"))
     assert event["reason"] == done.reason
 
 
