@@ -12,6 +12,7 @@ class LocalHandler(BaseHTTPRequestHandler):
     """Keeps connections open, and says nothing."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_args: object) -> None: ...
 
