@@ -74,12 +74,12 @@ def _build(report: Report, folder: Path, settings: Settings, n_documents: int, d
     report.figure("build, replay alone", watch.rate, "passages/s", at_least=5_000, digits=0,
                   note=watch.shares)  # fmt: skip
     report.figure("graph, verification, lexical index, cut-over", watch.rest_s, "s", digits=0)
-    report.figure("resident memory of the building process", watch.resident_gb, "GB", at_most=2.5)
+    report.figure("resident memory of a build's processes", watch.resident_gb, "GB", at_most=2.5)
     report.figure("  the same with the graph", watch.resident_all_gb, "GB")
 
 
 class _Watch:
-    """A build from the outside: its row in the journal, and the memory of its process."""
+    """A build from the outside: its row in the journal, and the memory of its processes."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -89,8 +89,8 @@ class _Watch:
 
     def look(self, build: Build) -> None:
         self._build = build
-        highest = max((_resident_kib(pid) for pid in _children()), default=0)
-        self._all_kib = max(self._all_kib, highest)
+        together = sum(_resident_kib(pid) for pid in _descendants())
+        self._all_kib = max(self._all_kib, together)
         if build.docs_done < build.docs_total:
             self._resident_kib = self._all_kib
         elif self._replayed_at is None:
@@ -127,6 +127,14 @@ def _children(pid: str = "self") -> list[str]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         children += (task / "children").read_text().split()
     return children
+
+
+def _descendants(pid: str = "self") -> list[str]:
+    try:
+        children = _children(pid)
+    except OSError:  # it has ended
+        return []
+    return children + [further for child in children for further in _descendants(child)]
 
 
 def _resident_kib(pid: str) -> int:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reindexer import logs
 from reindexer.actor_pools import actor_pool
@@ -46,9 +46,13 @@ from search.splitter import Splitter
 from search.term_weights import TermWeights
 from training.kill_points import reached
 
+if TYPE_CHECKING:
+    from training.version_encoder import VersionEncoder
+
 log = logging.getLogger(__name__)
 
 CATCH_UP_ROUNDS = 20
+APART_FROM = 10_000  # changes; fewer are written before a process would have started
 
 
 class BuildRun:
@@ -61,13 +65,16 @@ class BuildRun:
         *,
         open_data: OpenData = open_data_directory,
         on_neighbours: Callable[[], None] = lambda: None,
+        apart_from: int = APART_FROM,
     ) -> None:
         """open_data: how the actors of a build that is fanned out open the same directory.
-        on_neighbours: called once somebody serves on this machine."""
+        on_neighbours: called once somebody serves on this machine. apart_from: changes from which
+        on an embedded collection is filled by a process of its own."""
         self._data = data
         self._job = job
         self._open_data = open_data
         self._on_neighbours = on_neighbours
+        self._apart_from = apart_from
         self._build = data.journal.build_of(job.generation)
         self._base = self._build  # counters when this run began
         self._began = time.monotonic()
@@ -94,23 +101,10 @@ class BuildRun:
             with self._governor() as governor:  # loading a model is in the way of queries too
                 encoder = data.encoder(generation)
                 governor.workers = encoder.workers
+                self._fill(generation, encoder, governor)
                 collection = stack.enter_context(closing(self._open_collection(generation)))
-                replay = Replay(
-                    corpus=data.corpus,
-                    collection=collection,
-                    encoder=encoder,
-                    splitter=Splitter(
-                        generation.recipe.splitter, TimedTokenizer(encoder, self._clock)
-                    ),
-                    window=window_docs(data.settings, encoder.device),
-                    checkpoint=self._checkpoint,
-                    weights=TermWeights.of(generation.recipe),
-                    check=governor.check,
-                    while_waiting=governor.check,
-                    turn=governor.turn,
-                    clock=self._clock,
-                )
-                self._replay_to_head(replay, collection, governor.check)
+                replay = self._replay(generation, encoder, governor, collection)
+                self._catch_up(replay)
                 governor.encodes = False
                 reached("index.begin")
                 with self._clock.timed("finish"):
@@ -143,8 +137,9 @@ class BuildRun:
 
     # -- the parts, in order -------------------------------------------------------------------
 
-    def _open_collection(self, generation: Generation) -> DenseCollection:
-        """The collection as this build left it, or a new one."""
+    def _open_collection(self, generation: Generation, *, apart: bool = False) -> DenseCollection:
+        """The collection as this build left it, or a new one. apart: in a process of its own,
+        where it is embedded."""
         data = self._data
         there = generation.collection in data.store.names()
         if not there and generation.watermark > 0:
@@ -153,27 +148,56 @@ class BuildRun:
                 f"it had been built up to seq {generation.watermark}; run `reindexer cancel "
                 f"{generation.name}` and `reindexer upgrade {generation.recipe.model}`"
             )
-        return data.store.create(
-            generation.collection, generation.recipe.collection_spec(generation.name)
+        create = data.store.create_apart if apart else data.store.create
+        return create(generation.collection, generation.recipe.collection_spec(generation.name))
+
+    def _replay(
+        self,
+        generation: Generation,
+        encoder: VersionEncoder,
+        governor: Governor,
+        collection: DenseCollection,
+    ) -> Replay:
+        recipe = generation.recipe
+        return Replay(
+            corpus=self._data.corpus,
+            collection=collection,
+            encoder=encoder,
+            splitter=Splitter(recipe.splitter, TimedTokenizer(encoder, self._clock)),
+            window=window_docs(self._data.settings, encoder.device),
+            checkpoint=self._checkpoint,
+            weights=TermWeights.of(recipe),
+            check=governor.check,
+            while_waiting=governor.check,
+            turn=governor.turn,
+            clock=self._clock,
         )
 
-    def _replay_to_head(
-        self, replay: Replay, collection: DenseCollection, check: Callable[[], None]
-    ) -> None:
-        name = self._job.generation
-        if self._data.catalog.watermark(name) < self._build.start_head:
-            self._fill(replay, collection, check)
+    def _fill(self, generation: Generation, encoder: VersionEncoder, governor: Governor) -> None:
+        """Everything up to where the corpus stood when the build was recorded. While it is much,
+        the engine writes in a process of its own; the graph is made in this one, which is what
+        ends with its parent."""
+        left = self._build.start_head - generation.watermark
+        if left > 0:
+            with closing(
+                self._open_collection(generation, apart=left >= self._apart_from)
+            ) as collection:
+                replay = self._replay(generation, encoder, governor, collection)
+                self._fill_chunks(generation, replay, collection, governor.check)
             self._flush_progress()
-        if self._data.catalog.get(name).state == "building":
-            self._data.catalog.move(name, "catching_up")
-        self._catch_up(replay)
+        if self._data.catalog.get(generation.name).state == "building":
+            self._data.catalog.move(generation.name, "catching_up")
 
-    def _fill(self, replay: Replay, collection: DenseCollection, check: Callable[[], None]) -> None:
-        """Everything up to where the corpus stood when the build was recorded. Chunks that an
-        earlier run has done are left out, whoever does the others now."""
+    def _fill_chunks(
+        self,
+        generation: Generation,
+        replay: Replay,
+        collection: DenseCollection,
+        check: Callable[[], None],
+    ) -> None:
+        """Chunks that an earlier run has done are left out, whoever does the others now."""
         data, token = self._data, self._job.token
         build_id, head = self._build.build_id, self._build.start_head
-        generation = data.catalog.get(self._job.generation)
         chunks = ChunkLog(data.database)
         pool = self._actor_pool(generation)
         if pool is None:

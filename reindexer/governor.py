@@ -190,11 +190,18 @@ class Governor:
 
 
 def lower_priority() -> None:
-    """Leave the cores to others whenever they want them: every thread that there is, and with it
-    those that it will start. For processes that were made to build: it stays like that."""
-    threads = [0]
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
-    for thread in threads:
+    """Leave the cores to others whenever they want them: every thread of this process and of those
+    it has started, and with them those that are yet to be started. For processes that were made to
+    build: it stays like that."""
+    for thread in _threads("self") if sys.platform == "linux" else [0]:
         with contextlib.suppress(OSError):  # it has ended meanwhile, or the system forbids it
             os.setpriority(os.PRIO_PROCESS, thread, LOWEST_PRIORITY)
+
+
+def _threads(process: str) -> Iterator[int]:
+    """Of a process and all that it has started; each has a priority of its own on Linux."""
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        yield int(thread.name)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for child in (thread / "children").read_text().split():
+                yield from _threads(child)

@@ -200,6 +200,11 @@ class DenseStore(Protocol):
         is opened instead; of another spec: SpaceMismatch."""
         ...
 
+    def create_apart(self, name: str, spec: CollectionSpec) -> DenseCollection:
+        """The same, an embedded collection in a process of its own: filling it holds nobody up in
+        this one, which has to open it itself for `finish`."""
+        ...
+
     def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> DenseCollection:
         """Open by physical name. Raises CollectionMissing, CollectionDamaged, SpaceMismatch when
         the stored fingerprint differs, StoreLocked when another process keeps an embedded

@@ -67,29 +67,33 @@ class EdgeStore:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def create(self, name: str, spec: CollectionSpec) -> EdgeCollection:
-        if spec.terms:
-            raise StoreError(
-                f"{spec.generation} keeps its terms beside its vectors, which only a Qdrant server "
-                "does; set store.kind = qdrant, or lexical.kind = bm25s"
-            )
         owner = self._lock(name, wait_s=OWNER_WAIT_S)
         try:
-            folder = self._root / name
-            if is_empty(folder):
-                self._make(folder, spec)
-            else:
-                check_same_spec(read_collection_file(folder).spec, spec, name)
-            return self._load(folder, owner, bulk=True)
+            self._make_unless_there(name, spec)
+            return self._load(self._root / name, owner, bulk=True)
         except BaseException:
             owner.release()
             raise
 
-    def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> EdgeCollection:
+    def create_apart(self, name: str, spec: CollectionSpec) -> EdgeProcessCollection:
+        owner = self._lock(name, wait_s=OWNER_WAIT_S)
+        try:
+            self._make_unless_there(name, spec)
+        finally:
+            owner.release()
+        return EdgeProcessCollection(
+            self._root.absolute(), name, spec.fingerprint, OWNER_WAIT_S, bulk=True
+        )
+
+    def open(
+        self, name: str, fingerprint: str, *, wait_s: float = 5.0, bulk: bool = False
+    ) -> EdgeCollection:
+        """bulk: as after `create`."""
         folder = self._existing(name)
         owner = self._lock(name, wait_s)
         try:
             check_fingerprint(read_collection_file(folder).spec, fingerprint, name)
-            return self._load(folder, owner, bulk=False)
+            return self._load(folder, owner, bulk=bulk)
         except BaseException:
             owner.release()
             raise
@@ -155,8 +159,21 @@ class EdgeStore:
         lock = self._root / f"{_LOCK}{valid_name(name)}"
         return OwnerLock(lock, name, wait_s, owner=self._owner)
 
+    def _make_unless_there(self, name: str, spec: CollectionSpec) -> None:
+        """Under the lock."""
+        if spec.terms:
+            raise StoreError(
+                f"{spec.generation} keeps its terms beside its vectors, which only a Qdrant server "
+                "does; set store.kind = qdrant, or lexical.kind = bm25s"
+            )
+        folder = self._root / name
+        if is_empty(folder):
+            self._make(folder, spec)
+        else:
+            check_same_spec(read_collection_file(folder).spec, spec, name)
+
     def _make(self, folder: Path, spec: CollectionSpec) -> None:
-        """Under the lock. The collection is complete when it gets its name."""
+        """The collection is complete when it gets its name."""
         new = folder.with_name(f"{_NEW}{folder.name}")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()

@@ -108,6 +108,10 @@ class QdrantStore:
                 )
         return collection
 
+    def create_apart(self, name: str, spec: CollectionSpec) -> QdrantCollection:
+        """A server is a process of its own already."""
+        return self.create(name, spec)
+
     def open_apart(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> QdrantCollection:
         """A server is a process of its own already."""
         return self.open(name, fingerprint, wait_s=wait_s)

@@ -1,6 +1,6 @@
 """The process that has an embedded collection open for another one; see `search/edge_process.py`.
 
-    python -m search.edge_child ROOT NAME FINGERPRINT WAIT_S OWNER FD...
+    python -m search.edge_child ROOT NAME FINGERPRINT WAIT_S bulk|search OWNER FD...
 
 It answers on every descriptor in a thread of its own, and ends when it is told to or when nobody is
 at the other end any more.
@@ -76,13 +76,13 @@ class _Answers:
 
 
 def main() -> None:
-    root, name, fingerprint, wait_s, owner, *descriptors = sys.argv[1:]
+    root, name, fingerprint, wait_s, how, owner, *descriptors = sys.argv[1:]
     for ours in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ours, signal.SIG_IGN)  # whoever started this process ends it
     connections = [Connection(int(descriptor)) for descriptor in descriptors]
     try:
         store = EdgeStore(Path(root), owner=int(owner))
-        collection = store.open(name, fingerprint, wait_s=float(wait_s))
+        collection = store.open(name, fingerprint, wait_s=float(wait_s), bulk=how == "bulk")
     except SearchError as error:
         connections[0].send(("error", type(error).__name__, str(error)))
         return

@@ -1,9 +1,10 @@
-"""An embedded collection in a process of its own, beside one that answers queries.
+"""An embedded collection in a process of its own, beside one that answers queries or encodes.
 
-The engine keeps Python's lock while it opens a collection and while it searches, and ends its
-process when memory is short. In a process of its own it holds nobody up and takes nobody along: the
-next generation is opened, and the dense leg asked, while this process does something else. Both
-ends speak over socket pairs; `search/edge_child.py` is the other one.
+The engine keeps Python's lock while it opens a collection, while it searches and while it writes,
+and ends its process when memory is short. In a process of its own it holds nobody up and takes
+nobody along: the next generation is opened, the dense leg asked, and what a build has encoded
+written, while this process does something else. Both ends speak over socket pairs;
+`search/edge_child.py` is the other one.
 """
 
 from __future__ import annotations
@@ -59,10 +60,13 @@ class EdgeProcessCollection:
     again by the next. What it had acknowledged is there then.
     """
 
-    def __init__(self, root: Path, name: str, fingerprint: str, wait_s: float) -> None:
-        """Raises what EdgeStore.open raises."""
+    def __init__(
+        self, root: Path, name: str, fingerprint: str, wait_s: float, *, bulk: bool = False
+    ) -> None:
+        """bulk: it is being filled, and nobody searches. Raises what EdgeStore.open raises."""
         self._name = name
-        self._arguments = [str(root), name, fingerprint, str(wait_s), str(os.getpid())]
+        how = "bulk" if bulk else "search"
+        self._arguments = [str(root), name, fingerprint, str(wait_s), how, str(os.getpid())]
         self._lock = threading.Lock()
         self._closed = False
         self._failed: tuple[float, StoreError] | None = None  # when it last could not be started

@@ -35,7 +35,7 @@ def build(data: WordDirectory, model: str) -> str:
         generation = generation_for(data, data.word_recipe(model))
         data.journal.start_run(build_of(data, generation))
         job = BuildJob(generation=generation.name, token=lease.token, settings={})
-        run_to_its_end(data, BuildRun(data, job), generation.name)
+        run_to_its_end(data, BuildRun(data, job, apart_from=0), generation.name)
     return generation.name
 
 

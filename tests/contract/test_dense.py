@@ -49,8 +49,7 @@ class ApartEdgeStore(EdgeStore):
     """Whatever is open is open in a process of its own."""
 
     def create(self, name: str, spec: CollectionSpec) -> Any:
-        super().create(name, spec).close()
-        return self.open_apart(name, spec.fingerprint)
+        return self.create_apart(name, spec)
 
     def open(self, name: str, fingerprint: str, *, wait_s: float = 5.0) -> Any:
         return self.open_apart(name, fingerprint, wait_s=wait_s)

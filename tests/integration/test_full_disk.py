@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,24 +70,25 @@ PLACES = {
 }
 
 
-def test_a_build_stops_on_a_full_disk_and_goes_on(disk: SmallDisk) -> None:
-    in_a_process(_build_with_full_disks, disk.folder)
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_build_stops_on_a_full_disk_and_goes_on(disk: SmallDisk, apart: bool) -> None:
+    in_a_process(partial(_build_with_full_disks, apart=apart), disk.folder)
 
 
-def _build_with_full_disks(folder: Path) -> None:
+def _build_with_full_disks(folder: Path, *, apart: bool) -> None:
     disk = SmallDisk(folder)
     with WordDirectory(folder / "data", window=64) as data:
         data.put_many(f"d{number}" for number in range(N_DOCUMENTS))
         name = data.record("word@1").name
         data.journal.record_build(name, start_head=data.corpus.head(), docs_total=N_DOCUMENTS)
         for place, (watermark, said) in PLACES.items():
-            told = _build(data, name, disk, full_at=place)
+            told = _build(data, name, disk, apart=apart, full_at=place)
             assert re.search(f"build 1 of docs@1 stopped: .*{said}", told), f"{place}: {told}"
             assert "make room" in told or "free some disk space" in told, f"{place}: {told}"
             assert data.catalog.watermark(name) == watermark, place
             assert data.catalog.get(name).state != "ready", place
 
-        assert _build(data, name, disk, full_at=None) == ""
+        assert _build(data, name, disk, apart=apart, full_at=None) == ""
 
         assert data.catalog.get(name).state == "ready"
         generation = data.catalog.get(name)
@@ -96,7 +98,9 @@ def _build_with_full_disks(folder: Path) -> None:
         collection.close()
 
 
-def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | None) -> str:
+def _build(
+    data: WordDirectory, name: str, disk: SmallDisk, *, apart: bool, full_at: str | None
+) -> str:
     """What its process says on standard error."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
@@ -107,7 +111,8 @@ def _build(data: WordDirectory, name: str, disk: SmallDisk, *, full_at: str | No
             disk.fill()
 
     with data.journal.lease(BUILD_LEASE) as lease:
-        run = BuildRun(data, BuildJob(generation=name, token=lease.token, settings={}))
+        job = BuildJob(generation=name, token=lease.token, settings={})
+        run = BuildRun(data, job, apart_from=0 if apart else N_DOCUMENTS + 1)
         kill_points.listen(listener)
         assert run_to_its_end(data, run, name) == (1 if full_at else 0), full_at
         kill_points.listen(None)

@@ -1,0 +1,96 @@
+"""A build whose collection is filled by a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reindexer.build import BuildRun, run_to_its_end
+from reindexer.build_job import BuildJob
+from reindexer.journal import BUILD_LEASE
+from tests.word_directory import WordDirectory
+from training import kill_points
+
+N_DOCUMENTS, WINDOW = 300, 64
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[WordDirectory]:
+    with WordDirectory(tmp_path / "data", window=WINDOW) as opened:
+        yield opened
+
+
+@pytest.fixture
+def name(directory: WordDirectory) -> str:
+    """Of a generation that is to be built."""
+    directory.put_many(f"d{number}" for number in range(N_DOCUMENTS))
+    name = directory.record("word@1").name
+    directory.journal.record_build(name, start_head=directory.corpus.head(), docs_total=N_DOCUMENTS)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def no_listener() -> Iterator[None]:
+    yield
+    kill_points.listen(None)
+
+
+def build(directory: WordDirectory, name: str) -> int:
+    with directory.journal.lease(BUILD_LEASE) as lease:
+        job = BuildJob(generation=name, token=lease.token, settings={})
+        return run_to_its_end(directory, BuildRun(directory, job, apart_from=0), name)
+
+
+def children() -> set[int]:
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
+
+
+def test_it_is_filled_there_and_its_graph_made_here(directory: WordDirectory, name: str) -> None:
+    at: dict[str, set[int]] = {}
+    before = children()
+    kill_points.listen(lambda point: at.setdefault(point, children() - before))
+
+    assert build(directory, name) == 0
+
+    assert len(at["upsert.acknowledged"]) == 1
+    assert at["index.begin"] == set()
+    assert directory.catalog.get(name).state == "ready"
+
+
+def test_a_build_whose_other_process_is_gone_says_so_and_goes_on(
+    directory: WordDirectory, name: str
+) -> None:
+    before = children()
+    acknowledged = 0
+
+    def listener(point: str) -> None:
+        nonlocal acknowledged
+        acknowledged += point == "upsert.acknowledged"
+        if acknowledged == 2:
+            (other,) = children() - before
+            os.kill(other, signal.SIGKILL)
+            kill_points.listen(None)
+
+    kill_points.listen(listener)
+    assert build(directory, name) == 1
+    reason = directory.journal.build_of(name).reason or ""
+    assert f"had collection {directory.catalog.get(name).collection!r} open is gone" in reason
+    assert "signal 9" in reason
+    assert 0 < directory.catalog.watermark(name) < N_DOCUMENTS
+
+    assert build(directory, name) == 0
+    generation = directory.catalog.get(name)
+    collection = directory.store.open(generation.collection, generation.recipe.fingerprint)
+    stored = sorted(point.doc_id for page in collection.scan_points() for point in page)
+    collection.close()
+    assert stored == sorted(f"d{number}" for number in range(N_DOCUMENTS))
+    assert directory.journal.build_of(name).encoded <= N_DOCUMENTS + WINDOW
