@@ -8,6 +8,7 @@ at the other end any more.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import sys
@@ -84,14 +85,15 @@ def main() -> None:
         store = EdgeStore(Path(root), owner=int(owner))
         collection = store.open(name, fingerprint, wait_s=float(wait_s), bulk=how == "bulk")
     except SearchError as error:
-        connections[0].send(("error", type(error).__name__, str(error)))
+        with contextlib.suppress(OSError):  # it was killed meanwhile
+            connections[0].send(("error", type(error).__name__, str(error)))
         return
-    connections[0].send(("answer", collection.spec))
-    answers = _Answers(collection)
-    for connection in connections:
-        threading.Thread(target=answers.serve, args=(connection,), daemon=True).start()
-    answers.over.wait()
-    collection.close()
+    with contextlib.closing(collection), contextlib.suppress(OSError):
+        connections[0].send(("answer", collection.spec))
+        answers = _Answers(collection)
+        for connection in connections:
+            threading.Thread(target=answers.serve, args=(connection,), daemon=True).start()
+        answers.over.wait()
 
 
 if __name__ == "__main__":

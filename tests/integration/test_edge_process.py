@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from search.dense_edge import EdgeStore
 from search.edge_process import CHANNELS, EdgeProcessCollection
 from search.errors import InvalidQuery, StoreError, StoreLocked, StoreUnavailable
 from search.generations import Generation
+from search.processes import run_module
 from tests.plain_points import points, vectors
 from tests.word_directory import WordDirectory
 from training.errors import ModelNotFound
@@ -238,3 +240,24 @@ def test_it_ends_with_the_process_that_asked_for_it(store: EdgeStore, tmp_path: 
     owner.wait()
     owner.stdout.close()
     store.open("docs-1", "f", wait_s=WAIT_S).close()
+
+
+@pytest.mark.parametrize("fingerprint", ["f", "another"])
+def test_it_says_nothing_when_who_asked_for_it_is_gone_before_it_is_open(
+    store: EdgeStore, tmp_path: Path, fingerprint: str
+) -> None:
+    store.create("docs-1", SPEC).close()
+    ours, theirs = socket.socketpair()
+    ours.close()
+    arguments = [str(tmp_path / "collections"), "docs-1", fingerprint, "5", "bulk", "1"]
+    ended = subprocess.run(
+        run_module(edge_process.CHILD, *arguments, str(theirs.fileno())),
+        pass_fds=[theirs.fileno()],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    theirs.close()
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    store.open("docs-1", "f", wait_s=0.0).close()
