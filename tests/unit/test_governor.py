@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reindexer import governor as governing
-from reindexer.governor import LOWEST_PRIORITY, BuildStopped, Governor
+from reindexer.governor import BuildStopped, Governor
 from reindexer.journal import BUILD_LEASE
 from reindexer.pace import HOLD_S, PATIENCE_S, Pace
 from reindexer.replay import Replay, ReplayProgress
@@ -363,13 +363,13 @@ def test_a_process_that_was_not_made_to_build_keeps_its_priority() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where it is known who has started whom")
 def test_what_a_build_has_started_leaves_the_cores_to_others_as_well() -> None:
-    priorities = subprocess.run(
-        [sys.executable, "-c", TWO_PROCESSES], capture_output=True, text=True, check=True
+    schedulers = subprocess.run(
+        [sys.executable, "-c", SCHEDULERS], capture_output=True, text=True, check=True
     ).stdout
-    assert priorities.split() == [str(LOWEST_PRIORITY)] * 3
+    assert schedulers.split() == [str(os.SCHED_IDLE)] * 3
 
 
-TWO_PROCESSES = """
+SCHEDULERS = """
 import os, subprocess, sys, threading
 from reindexer.governor import lower_priority
 over = threading.Event()
@@ -378,7 +378,7 @@ thread.start()
 child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 lower_priority()
 for who in (0, thread.native_id, child.pid):
-    print(os.getpriority(os.PRIO_PROCESS, who))
+    print(os.sched_getscheduler(who))
 over.set()
 child.communicate(b"\\n")
 """
