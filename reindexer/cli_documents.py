@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,7 @@ def sync(invocation: Invocation, as_json: bool) -> None:
     """Bring live and standby to the head of the corpus, once.
 
     When a service runs it does this all the time; the verb then waits until the service has caught
-    up with what the corpus holds now.
+    up with what the corpus holds now. One on another machine is waited for likewise.
     """
     from reindexer.running_service import RunningService
 
@@ -201,17 +202,49 @@ def sync(invocation: Invocation, as_json: bool) -> None:
 
 
 def _sync_here(data: DataDirectory, *, quiet: bool) -> dict[str, Any]:
+    from reindexer.errors import LeaseHeld
     from reindexer.journal import SYNC_LEASE
 
-    pointers = data.catalog.pointers()
-    names = [name for name in (pointers.live, pointers.standby) if name is not None]
-    lag_docs = sum(data.corpus.lag(data.catalog.watermark(name)) for name in names)
-    with data.journal.lease(SYNC_LEASE) as lease, Progress("sync", quiet=quiet) as progress:
+    lag_docs = sum(data.corpus.lag(mark) for mark in _marks(data).values())
+    with Progress("sync", quiet=quiet) as progress, contextlib.ExitStack() as stack:
+        try:
+            lease = stack.enter_context(data.journal.lease(SYNC_LEASE))
+        except LeaseHeld:
+            if not data.store.shared:
+                raise
+            return _wait_for_another(data, progress)
         if lag_docs:
             progress.update(state=f"{count(lag_docs, 'change')} to bring in")
         from reindexer.sync import sync_once  # brings torch in
 
         return sync_once(data, lease).to_json()
+
+
+def _wait_for_another(data: DataDirectory, progress: Progress) -> dict[str, Any]:
+    """Wait until the process that replays into the shared store has applied what the corpus holds
+    now. Raises LeaseHeld when it ends before that."""
+    from reindexer.errors import LeaseHeld
+    from reindexer.journal import SYNC_LEASE
+    from search.processes import describe_process
+
+    began = time.monotonic()
+    head = data.corpus.head()
+    while min((marks := _marks(data)).values(), default=head) < head:
+        holder = data.journal.holder(SYNC_LEASE)
+        if holder is None:
+            raise LeaseHeld("the process that replayed has ended; run `reindexer sync` again")
+        progress.update(
+            min(marks.values()), total=head, state=f"{describe_process(holder)} catches up"
+        )
+        time.sleep(POLL_S)
+    return _waited(head, marks, began, None)
+
+
+def _marks(data: DataDirectory) -> dict[str, int]:
+    """Watermarks of live and standby."""
+    pointers = data.catalog.pointers()
+    names = [name for name in (pointers.live, pointers.standby) if name is not None]
+    return {name: data.catalog.watermark(name) for name in names}
 
 
 def _wait_for_service(
@@ -224,9 +257,7 @@ def _wait_for_service(
     with Progress(f"the service at {service.url} catches up", quiet=quiet) as progress:
         while True:
             info = service.info()
-            pointers = data.catalog.pointers()
-            names = [name for name in (pointers.live, pointers.standby) if name is not None]
-            marks = {name: data.catalog.watermark(name) for name in names}
+            marks = _marks(data)
             lexical = info.get("lexical_watermark") or 0
             if all(mark >= head for mark in marks.values()) and (not marks or lexical >= head):
                 break
@@ -236,11 +267,15 @@ def _wait_for_service(
                 told = problem
             progress.update(min([*marks.values(), lexical]), total=head)
             time.sleep(POLL_S)
+    return _waited(head, marks, began, service.url)
+
+
+def _waited(head: int, marks: dict[str, int], began: float, url: str | None) -> dict[str, Any]:
     return {
         "head_seq": head,
         "generations": {name: {"watermark": mark} for name, mark in marks.items()},
         "encoded": None,
         "lexical_changes": None,
         "seconds": round(time.monotonic() - began, 3),
-        "service": service.url,
+        "service": url,
     }

@@ -38,8 +38,8 @@ def mcp(invocation: Invocation, url: str | None, key: str | None) -> None:
         address = ServiceAddress.read(invocation.settings.data_dir)
         if address is None:
             raise NoService(
-                f"nothing serves {invocation.settings.data_dir}; run `reindexer serve`, or name a "
-                "service with --url"
+                f"nothing on this machine serves {invocation.settings.data_dir}; run `reindexer "
+                "serve`, or name a service with --url"
             )
         client = AsyncSearchClient(address.url, token=address.token)
     create_server(client).run("stdio")

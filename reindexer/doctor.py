@@ -201,6 +201,15 @@ def _service(data: DataDirectory) -> Finding:
             state="ok",
             found=f"{describe_process(address.process)} at {address.url}",
         )
+    elsewhere = ServiceAddress.elsewhere(data.path)
+    if elsewhere is not None:
+        seen = {process.name for process in data.catalog.processes.seen()}
+        lives = "answers there" if elsewhere in seen else "is gone"
+        return Finding(
+            name="service",
+            state="ok",
+            found=f"none runs on this machine; {describe_process(elsewhere)} {lives}",
+        )
     if (data.path / SERVICE_FILE).exists():
         return Finding(
             name="service",

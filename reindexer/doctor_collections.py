@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,15 +51,18 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
         found=f"{data.settings.store_kind} {version}, {count(len(names), 'collection')}",
     )
     yield from _alias(data)
-    with RunningService.found(data) as service:
+    with contextlib.ExitStack() as stack:
+        service: RunningService | None = None
         info: dict[str, Any] = {}
-        if service is not None:
-            try:
-                info = service.info()
-            except ReindexerError as error:
-                yield Finding(
-                    name="service", state="problem", found=str(error), advice="start it again"
-                )
+        try:
+            service = stack.enter_context(RunningService.found(data))
+            info = service.info() if service is not None else {}
+        except LeaseHeld as error:  # on another machine
+            yield Finding(name="owner", state="ok", found=str(error))
+        except ReindexerError as error:
+            yield Finding(
+                name="service", state="problem", found=str(error), advice="start it again"
+            )
         for generation in data.catalog.all():
             if generation.state in ("retired", "failed"):
                 continue

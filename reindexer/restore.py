@@ -149,7 +149,7 @@ def _check_space(data: DataDirectory, backup: Backup) -> None:
 @contextlib.contextmanager
 def _alone(data: DataDirectory) -> Iterator[None]:
     """No other process works here, and none begins to. Raises LeaseHeld, naming it."""
-    address = ServiceAddress.read(data.path)
+    address = ServiceAddress.read(data.path)  # of this machine; others are in the catalog
     serving = [process.name for process in data.catalog.processes.seen()]
     if address is not None:
         serving.append(address.process)

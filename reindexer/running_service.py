@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from reindexer.data_directory import DataDirectory
-from reindexer.errors import ReindexerError
+from reindexer.errors import LeaseHeld, ReindexerError
 from reindexer.journal import SYNC_LEASE
 from reindexer.service_address import ServiceAddress
 from search.documents import Filter
@@ -20,7 +20,7 @@ from search.errors import (
     SearchError,
     WrongState,
 )
-from search.processes import process_name
+from search.processes import describe_process, is_on_this_machine, process_name
 
 if TYPE_CHECKING:
     import httpx
@@ -66,10 +66,20 @@ class RunningService:
 
     @classmethod
     def find(cls, data: DataDirectory) -> RunningService | None:
-        """None when none runs. One that is loading its model now is waited for."""
+        """None when none runs on this machine. One that is loading its model now is waited for.
+
+        Raises LeaseHeld when a service on another machine owns the embedded collections."""
         address = ServiceAddress.read(data.path)
         deadline = time.monotonic() + START_S
-        while address is None and _is_coming_or_going(data) and time.monotonic() < deadline:
+        while address is None and (owner := _silent_owner(data)) is not None:
+            if not is_on_this_machine(owner):
+                raise LeaseHeld(
+                    f"the collections in {data.path} are owned by a service on another machine, "
+                    f"{describe_process(owner)}; run the verb there (in that container), or stop "
+                    "that service first"
+                )
+            if time.monotonic() > deadline:
+                break
             time.sleep(START_POLL_S)
             address = ServiceAddress.read(data.path)
         return cls(address) if address is not None else None
@@ -210,14 +220,16 @@ class RunningService:
         return f"service at {self.url}"
 
 
-def _is_coming_or_going(data: DataDirectory) -> bool:
-    """Whether a service owns this embedded data directory and does not answer, yet or any more."""
+def _silent_owner(data: DataDirectory) -> str | None:
+    """The service that owns this embedded data directory and does not answer here, yet, any more
+    or ever."""
     if data.store.shared:
-        return False  # whoever cannot ask a service opens the generation too
+        return None  # whoever cannot ask a service opens the generation too
     owner = data.journal.holder(SYNC_LEASE)
     if owner is None or owner == process_name():
-        return False
-    return owner in {process.name for process in data.catalog.processes.seen()}
+        return None
+    seen = {process.name for process in data.catalog.processes.seen()}
+    return owner if owner in seen else None
 
 
 def filter_to_json(where: Filter) -> list[dict[str, Any]] | None:

@@ -17,7 +17,7 @@ from reindexer.http_server import HttpServer, listen
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
-from reindexer.service_address import ServiceAddress
+from reindexer.service_address import ServiceAddress, url_for_others, url_here
 from reindexer.status import read_status
 from reindexer.sync import repair_alias, sync_opened
 from reindexer.verify import Verification, verify_structure
@@ -86,8 +86,8 @@ class ReindexerService:
             data.database, data.settings, host=host, token=self.token, insecure=insecure
         )
         self._socket = listen(host, port)
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._socket.getsockname()[1]}"
+        port = self._socket.getsockname()[1]
+        self.url = url_here(host, port)
         self._lease = self._take_lease()
         self.feedback = feedback_of(data.database, data.settings)
         self._opener = opener or Opener(data, writable=True, apart=True)
@@ -96,7 +96,7 @@ class ReindexerService:
             data.catalog,
             self._opener.open,
             name=process_name(),
-            address=self.url,
+            address=url_for_others(host, port),
             load=self.telemetry.query_times.load,
         )
         self.telemetry.queries_waiting.set_function(self._queries_waiting)
