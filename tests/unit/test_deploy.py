@@ -1,4 +1,4 @@
-"""What deploy/ names exists: verbs, flags, settings, metrics; and what it holds is well formed.
+"""What deploy/ names exists: verbs, flags, settings; and what it holds is well formed.
 
 `python -m tests.unit.test_deploy` writes deploy/env.example anew.
 """
@@ -7,51 +7,22 @@ from __future__ import annotations
 
 import configparser
 import functools
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-import jsonschema_rs
 import pytest
 import yaml
 
-from reindexer.cli import cli
 from reindexer.settings import Settings
-from search.telemetry import Telemetry
+from tests.deployment import DEPLOY, ROOT, SETTINGS, VARIABLES, check_command
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-CHART = DEPLOY / "helm" / "reindexer"
-ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DOCKERFILES = [DEPLOY / "Dockerfile", DEPLOY / "Dockerfile.cuda"]
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-PROBED = frozenset({"/healthz", "/readyz"})
-KUBERNETES = "v1.31.0-local-strict"
-DEFINITIONS = "_definitions.json"
-NOT_OURS = frozenset({"up", "process_resident_memory_bytes"})
-
-# Everything that can be switched on, on.
-ALL_ON: dict[str, Any] = {
-    "build": {"enabled": True, "model": "support@4", "nodeSelector": {"gpu": "yes"}},
-    "backup": {"enabled": True, "place": "s3://bucket/reindexer", "existingSecret": "bucket"},
-    "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
-    "serve": {
-        "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"},
-        "autoscaling": {"enabled": True},
-    },
-    "imagePullSecrets": [{"name": "registry"}],
-}
-
-SETTINGS = Settings().rows()
-VARIABLES = {row["environment"] for row in SETTINGS}
-KEYS = {row["key"] for row in SETTINGS}
 
 
 def env_example() -> str:
@@ -97,42 +68,7 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
     assert named <= VARIABLES, named - VARIABLES
 
 
-def test_every_setting_of_the_chart_exists_and_has_a_usable_value() -> None:
-    from reindexer.settings import environment_variable, read_settings
-
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert set(values["settings"]) <= KEYS
-    environment = {environment_variable(key): value for key, value in values["settings"].items()}
-    chosen = read_settings({}, environment=environment)
-    grace = values["serve"]["terminationGracePeriodSeconds"]
-    assert grace > chosen.drain_notice_s + chosen.serve_drain_s + 10
-    assert values["worker"]["terminationGracePeriodSeconds"] > chosen.drain_s + 10
-
-
 # -- verbs and flags -------------------------------------------------------------------------------
-
-
-def _check_command(words: list[str]) -> None:
-    """The words after `reindexer` are a verb that there is, with options that it has."""
-    command: click.Command = cli
-    context = click.Context(cli)
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name = word.partition("=")[0]
-        if name.startswith("-"):
-            options = [option for option in command.params if name in option.opts]
-            assert options, f"{command.name} has no {name}: reindexer {' '.join(words)}"
-            option = options[0]
-            takes_value = isinstance(option, click.Option) and not (option.is_flag or option.count)
-            if takes_value and "=" not in word:
-                rest.pop(0)
-        elif isinstance(command, click.Group):
-            found = command.get_command(context, word)
-            if found is None:
-                assert command is not cli, f"there is no verb {word}: reindexer {' '.join(words)}"
-                continue
-            command = found
 
 
 @pytest.mark.parametrize("name", ["deploy.md", "backup.md"])
@@ -144,8 +80,8 @@ def test_every_command_in_the_documentation_exists(name: str) -> None:
     for text in [*blocks, *spans]:
         for line in text.replace("\\\n", " ").splitlines():
             found = re.search(r"(?:^|\s)(?:\S*/)?reindexer ((?:--?[a-z]|[a-z]).*)", line)
-            if found is not None and not line.startswith("helm "):
-                _check_command(found[1].partition("#")[0].split())
+            if found is not None and line.split()[0] not in ("helm", "install"):
+                check_command(found[1].partition("#")[0].split())
                 n_checked += 1
     assert n_checked > 3
 
@@ -167,7 +103,7 @@ def test_an_image_is_pinned_non_root_and_started_without_a_shell(path: Path) -> 
     for instruction in ("ENTRYPOINT", "CMD"):
         words = json.loads(said[instruction][-1])
         assert words == (["reindexer"] if instruction == "ENTRYPOINT" else words)
-    _check_command(json.loads(said["CMD"][-1]))
+    check_command(json.loads(said["CMD"][-1]))
     copied = [word for line in said["COPY"] for word in line.split()[:-1] if word[0] not in "-/"]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for source in copied:
@@ -230,7 +166,7 @@ def test_compose_starts_everything_in_an_order_and_watches_it() -> None:
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} publishes {port} to other machines"
     for name in ("serve-1", "serve-2", "worker"):
-        _check_command(services[name]["command"])
+        check_command(services[name]["command"])
         assert services[name]["read_only"]
 
 
@@ -257,159 +193,6 @@ def test_the_balancer_asks_both_processes_whether_they_are_ready() -> None:
     assert targets == ["serve-1:8321", "serve-2:8321", "worker:9321"]
 
 
-# -- Helm ------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _rendered(everything: bool) -> list[dict[str, Any]]:
-    """Kubernetes objects, rendered by Helm itself."""
-    helm = pytest.importorskip("helm_python.chart", reason="pip install helm-python-sdk")
-    with helm.Chart.load(CHART) as chart:
-        files = chart.render(
-            values=ALL_ON if everything else {}, name="reindexer", namespace="search"
-        )
-    return [
-        value
-        for name, text in files.items()
-        if name.endswith(".yaml")
-        for value in yaml.safe_load_all(text)
-        if value
-    ]
-
-
-def _object(kind: str, name: str = "") -> dict[str, Any]:
-    found = [
-        value
-        for value in _rendered(everything=True)
-        if value["kind"] == kind and value["metadata"]["name"].endswith(name)
-    ]
-    assert len(found) == 1, f"{kind} {name}: {len(found)}"
-    return found[0]
-
-
-def _pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    for value in _rendered(everything=True):
-        spec = value.get("spec", {})
-        spec = spec.get("jobTemplate", {}).get("spec", spec)
-        if "template" in spec:
-            yield value["metadata"]["name"], spec["template"]["spec"]
-
-
-def test_the_chart_has_what_it_promises() -> None:
-    kinds = sorted(value["kind"] for value in _rendered(everything=False))
-    assert kinds == [
-        "ConfigMap",
-        "Deployment",
-        "Deployment",
-        "NetworkPolicy",
-        "PersistentVolumeClaim",
-        "PodDisruptionBudget",
-        "Service",
-        "ServiceAccount",
-    ]
-    more = {value["kind"] for value in _rendered(everything=True)} - set(kinds)
-    assert more == {
-        "CronJob",
-        "HorizontalPodAutoscaler",
-        "Ingress",
-        "Job",
-        "PodMonitor",
-        "PrometheusRule",
-        "ServiceMonitor",
-    }
-
-
-def test_every_object_of_the_chart_is_one_that_kubernetes_takes() -> None:
-    package = importlib.util.find_spec("kubernetes_validate")  # to import it takes 8 s
-    if package is None or package.origin is None:
-        pytest.skip("Kubernetes' schemas are not installed (pip install kubernetes-validate)")
-    schemas = Path(package.origin).parent / "kubernetes-json-schema" / KUBERNETES
-    definitions = json.loads((schemas / DEFINITIONS).read_text())
-    registry = jsonschema_rs.Registry([(f"json-schema:///{DEFINITIONS}", definitions)])
-    n_checked = 0
-    for value in _rendered(everything=True):
-        group, _, version = value["apiVersion"].rpartition("/")
-        if group != "monitoring.coreos.com":
-            named = [value["kind"].lower(), *group.split(".")[:1], version]
-            name = "-".join(part for part in named if part)
-            schema = json.loads((schemas / f"{name}.json").read_text())
-            jsonschema_rs.validator_for(schema, registry=registry).validate(value)
-            n_checked += 1
-    assert n_checked == 12
-
-
-def test_helm_finds_nothing_to_complain_of() -> None:
-    helm = pytest.importorskip("helm_python.chart")
-    found = helm.lint(CHART, ALL_ON)
-    assert found["errors"] == []
-    assert {message["error"] for message in found["messages"]} <= {"icon is recommended"}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"build": {"enabled": True}},
-        {"backup": {"enabled": True}},
-        {"settings": {"store.api_key": "secret"}},
-        {"serve": {"replicas": 0}},
-        {"sreve": {}},
-    ],
-)
-def test_values_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    assert jsonschema_rs.is_valid(schema, values)
-    for key, value in wrong.items():
-        old = values.get(key)
-        values[key] = {**old, **value} if isinstance(old, dict) else value
-    assert not jsonschema_rs.is_valid(schema, values)
-
-
-def test_every_pod_is_non_root_on_a_read_only_file_system_and_runs_a_verb() -> None:
-    pods = dict(_pods())
-    assert len(pods) == 4
-    for name, pod in pods.items():
-        assert pod["securityContext"]["runAsNonRoot"], name
-        assert not pod["automountServiceAccountToken"], name
-        for container in pod["containers"]:
-            security = container["securityContext"]
-            assert security["readOnlyRootFilesystem"]
-            assert security["capabilities"] == {"drop": ["ALL"]}
-            assert "limits" in container["resources"]
-            _check_command([str(word) for word in container["args"]])
-            variables = {item["name"] for item in container["env"]}
-            assert variables <= VARIABLES
-    assert set(_object("ConfigMap")["data"]) <= VARIABLES
-
-
-def test_the_probes_ask_what_the_service_answers() -> None:
-    (container,) = _object("Deployment", "-serve")["spec"]["template"]["spec"]["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert container["startupProbe"]["httpGet"]["path"] in PROBED
-
-
-def test_the_build_runs_on_a_gpu_and_stops_before_the_switch() -> None:
-    pod = _object("Job")["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["args"] == ["upgrade", "support@4", "--yes", "--no-cutover"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert container["image"].endswith("-cuda")
-
-
-def test_selectors_select_the_pods_they_mean() -> None:
-    serve = _object("Deployment", "-serve")["spec"]["template"]["metadata"]["labels"].items()
-    for selector in (
-        _object("Service")["spec"]["selector"],
-        _object("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        _object("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        _object("Deployment", "-serve")["spec"]["selector"]["matchLabels"],
-    ):
-        assert selector.items() <= serve
-    worker = _object("Deployment", "-worker")["spec"]["template"]["metadata"]["labels"].items()
-    assert not _object("Service")["spec"]["selector"].items() <= worker
-
-
 # -- systemd ---------------------------------------------------------------------------------------
 
 
@@ -419,14 +202,14 @@ def test_a_unit_runs_a_verb_and_waits_until_it_has_drained(path: Path) -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(path)
     service = unit["Service"]
-    assert service["Restart"] == "always"
     assert service["User"] == "reindexer"
     assert service["NoNewPrivileges"] == "yes"
     assert service["ProtectSystem"] == "strict"
     assert "MemoryDenyWriteExecute" not in service, "numba and PyTorch compile while they run"
     program, *words = service["ExecStart"].split()
     assert program.endswith("/reindexer")
-    _check_command(words)
+    check_command(words)
+    assert service["Restart"] == "always"
     defaults = Settings()
     drain_s = max(defaults.drain_s, defaults.serve_drain_s + defaults.drain_notice_s)
     assert int(service["TimeoutStopSec"]) > drain_s + 20
@@ -444,70 +227,6 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
     done = subprocess.run([analyze, "verify", *copies], capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if "reindexer" in line]
     assert complaints == []
-
-
-# -- metrics, alerts, dashboard --------------------------------------------------------------------
-
-
-@functools.cache
-def _known_metrics() -> frozenset[str]:
-    """Names of the samples that a process gives, without asking a database."""
-    telemetry = Telemetry(status=dict)
-    names: set[str] = set()
-    for collector in telemetry.registry._collector_to_names:  # all of them, used or not
-        for metric in collector.describe() if hasattr(collector, "describe") else ():
-            suffixes = {
-                "counter": ("_total",),
-                "histogram": ("_bucket", "_count", "_sum"),
-                "info": ("_info",),
-            }.get(metric.type, ("",))
-            names |= {metric.name + suffix for suffix in suffixes}
-    return frozenset(names)
-
-
-def _metrics_of(expression: str) -> set[str]:
-    """Names of the metrics in a PromQL expression, which must be one that Prometheus takes."""
-    promql = pytest.importorskip("promql_parser")
-    # What Grafana puts in for itself.
-    expression = expression.replace("$__rate_interval", "5m").replace("$instance", ".+")
-    promql.parse(expression)
-    found = set(re.findall(r"\b((?:reindexer|process)_[a-z0-9_]+|up)\b(?!\s*\()", expression))
-    return {name for name in found if not name.endswith("_interval")}
-
-
-def _rules() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    rules: list[dict[str, Any]] = group["rules"]
-    return rules
-
-
-@pytest.mark.parametrize("rule", _rules(), ids=lambda rule: rule["alert"])
-def test_an_alert_watches_metrics_that_exist_and_says_what_to_do(rule: dict[str, Any]) -> None:
-    named = _metrics_of(rule["expr"])
-    assert named
-    assert named <= _known_metrics() | NOT_OURS, named - _known_metrics()
-    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-    page, _, anchor = rule["annotations"]["runbook"].partition("#")
-    headings = re.findall(r"(?m)^#+ (.+)$", (ROOT / page).read_text())
-    assert anchor in {re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}
-
-
-def test_the_dashboard_shows_metrics_that_exist() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
-    expressions += [item["expr"] for item in dashboard["annotations"]["list"]]
-    expressions += re.findall(
-        r"label_values\(([a-z_]+),", json.dumps(dashboard["templating"]["list"])
-    )
-    named = {name for expression in expressions for name in _metrics_of(expression)}
-    assert len(named) > 15
-    assert named <= _known_metrics() | NOT_OURS, named - _known_metrics()
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
-
-
-def test_the_rules_of_the_chart_are_those_of_prometheus() -> None:
-    assert _object("PrometheusRule")["spec"]["groups"][0]["rules"] == _rules()
 
 
 if __name__ == "__main__":

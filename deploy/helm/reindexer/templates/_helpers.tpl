@@ -15,12 +15,28 @@ app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* Every pod of the namespaces that are listed. */}}
+{{- define "reindexer.namespaces" -}}
+- namespaceSelector:
+    matchExpressions:
+      - key: kubernetes.io/metadata.name
+        operator: In
+        values:
+          {{- toYaml . | nindent 10 }}
+{{- end -}}
+
 {{- define "reindexer.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "reindexer.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The rules ask for this job, whatever the release is called. */}}
+{{- define "reindexer.jobLabel" -}}
+- targetLabel: job
+  replacement: reindexer
 {{- end -}}
 
 {{- define "reindexer.image" -}}
