@@ -23,6 +23,7 @@ from tests.deployment import DEPLOY, ROOT, SETTINGS, VARIABLES, check_command
 
 DOCKERFILES = [DEPLOY / "Dockerfile", DEPLOY / "Dockerfile.cuda"]
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+TIMERS = sorted((DEPLOY / "systemd").glob("*.timer"))
 
 
 def env_example() -> str:
@@ -97,7 +98,9 @@ def test_an_image_is_pinned_non_root_and_started_without_a_shell(path: Path) -> 
     for word, *rest in lines:
         said.setdefault(word, []).extend(rest)
     assert len(said["FROM"]) == 2, "what builds the image does not stay in it"
-    assert all(re.fullmatch(r"PYTHON_IMAGE=python:[0-9.]+-slim-\w+", a) for a in said["ARG"][:1])
+    assert all(
+        re.fullmatch(r"PYTHON_IMAGE=python:3\.\d+\.\d+-slim-\w+", a) for a in said["ARG"][:1]
+    )
     assert all("-c constraints.txt" in run for run in said["RUN"] if "pip install" in run)
     assert said["USER"] == ["10001:10001"]
     for instruction in ("ENTRYPOINT", "CMD"):
@@ -152,8 +155,10 @@ def test_compose_starts_everything_in_an_order_and_watches_it() -> None:
     for name, service in services.items():
         assert service["healthcheck"]["test"][0] == "CMD", name
         assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}, name
-        assert ":" in service["image"], f"{name} is not pinned"
-        assert not service["image"].endswith(":latest")
+        tag = service["image"].rpartition(":")[2]
+        # PostgreSQL has two numbers in a version, the second of which is the patch.
+        numbers = r"\d+\.\d+" if name == "postgres" else r"v?\d+\.\d+\.\d+"
+        assert re.fullmatch(rf"{numbers}(-\w+)?", tag), f"{name} is not pinned to a patch: {tag}"
         for other, how in service.get("depends_on", {}).items():
             assert other in services
             if how["condition"] == "service_healthy":
@@ -168,6 +173,8 @@ def test_compose_starts_everything_in_an_order_and_watches_it() -> None:
     for name in ("serve-1", "serve-2", "worker"):
         check_command(services[name]["command"])
         assert services[name]["read_only"]
+    # The file of the program has this capability: without it the system refuses to start it.
+    assert services["balancer"]["cap_add"] == ["NET_BIND_SERVICE"]
 
 
 def test_compose_waits_longer_than_a_process_drains() -> None:
@@ -209,10 +216,34 @@ def test_a_unit_runs_a_verb_and_waits_until_it_has_drained(path: Path) -> None:
     program, *words = service["ExecStart"].split()
     assert program.endswith("/reindexer")
     check_command(words)
+    if service["Type"] == "oneshot":
+        return
     assert service["Restart"] == "always"
     defaults = Settings()
     drain_s = max(defaults.drain_s, defaults.serve_drain_s + defaults.drain_notice_s)
     assert int(service["TimeoutStopSec"]) > drain_s + 20
+
+
+def test_every_unit_and_what_it_names_as_its_documentation_gets_installed() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    commands = [line.split() for block in blocks for line in block.splitlines()]
+    installed: dict[str, set[str]] = {}
+    for words in commands:
+        if words[:1] == ["install"] and "-t" in words:
+            folder, *sources = words[words.index("-t") + 1 :]
+            found = {path.name for source in sources for path in ROOT.glob(source)}
+            installed.setdefault(folder, set()).update(found)
+    assert installed["/etc/systemd/system"] == {path.name for path in [*UNITS, *TIMERS]}
+    for path in [*UNITS, *TIMERS]:
+        documentation = re.findall(r"(?m)^Documentation=file://(\S+)$", path.read_text())
+        assert documentation
+        for name in documentation:
+            assert Path(name).name in installed[str(Path(name).parent)]
+
+
+def test_a_backup_is_made_by_the_timer_of_its_name() -> None:
+    assert [path.stem for path in TIMERS] == ["reindexer-backup"]
+    assert (DEPLOY / "systemd" / "reindexer-backup.service").exists()
 
 
 def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
@@ -220,7 +251,7 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     copies = []
-    for path in UNITS:  # with a program that is there
+    for path in [*UNITS, *TIMERS]:  # with a program that is there
         text = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", path.read_text())
         copies.append(tmp_path / path.name)
         copies[-1].write_text(text)
