@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from search.adapters.errors import NotPossible
+from search.adapters.filters import api_filter, comparison, is_api_form, only_and
 from search.client import SearchClient
 from search.client.calls import Mode
 from training.errors import ExtraMissing
@@ -15,6 +20,8 @@ except ImportError as error:
     raise ExtraMissing(
         "haystack-ai is not installed; run `pip install 'reindexer[haystack]'`"
     ) from error
+
+_NO_METADATA = {field.name for field in fields(Document)}
 
 
 @component
@@ -33,8 +40,9 @@ class ReindexerRetriever:
         mode: Mode = "hybrid",
         filters: dict[str, Any] | None = None,
     ) -> None:
-        """api_key: `Secret.from_env_var("REINDEXER_KEY")`, say. filters: as the API has them,
-        {"field": value | [any, of] | {"gte": 1}}."""
+        """api_key: `Secret.from_env_var("REINDEXER_KEY")`, say. filters: comparisons of Haystack,
+        joined by AND alone, or as the API has them: {"field": value | [any, of] | {"gte": 1}}.
+        """
         self.url = url
         self.api_key = api_key
         self.top_k = top_k
@@ -67,12 +75,14 @@ class ReindexerRetriever:
     def run(
         self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """filters: instead of those of the component."""
+        """filters: instead of those of the component.
+
+        Raises NotPossible for filters that mean what the API cannot ask for."""
         answer = self._client.search(
             query,
             k=self.top_k if top_k is None else top_k,
             mode=self.mode,
-            filter=self.filters if filters is None else filters,
+            filter=_filter(self.filters if filters is None else filters),
         )
         documents = [
             Document(
@@ -85,5 +95,32 @@ class ReindexerRetriever:
         ]
         return {"documents": documents, "generation": answer.generation}
 
+    @component.output_types(documents=list[Document], generation=str)
+    async def run_async(
+        self, query: str, top_k: int | None = None, filters: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """As run, in a thread: a component outlives event loops, and connections do not."""
+        return await asyncio.to_thread(self.run, query, top_k, filters)
+
     def close(self) -> None:
         self._client.close()
+
+
+def _filter(filters: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
+    return api_filter(filters) if not filters or is_api_form(filters) else _parts(filters)
+
+
+def _parts(filters: Any) -> list[dict[str, Any]]:
+    """Each comparison by itself."""
+    match filters:
+        case {"operator": str(operator), "conditions": [*conditions]}:
+            only_and(operator)
+            return [part for condition in conditions for part in _parts(condition)]
+        case {"field": str(field), "operator": str(operator), "value": value}:
+            if field in _NO_METADATA:
+                raise NotPossible(f"filters are on metadata, and {field!r} of a document is none")
+            return [comparison(field.removeprefix("meta."), operator, value)]
+    raise NotPossible(
+        f"the filter is {filters!r}; expected a field, an operator and a value, or an operator and "
+        "conditions"
+    )

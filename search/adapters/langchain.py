@@ -6,11 +6,14 @@ record; its metadata is the document's, with the title as `title` and how it was
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from search.adapters.errors import NotPossible
+from search.adapters.filters import TITLE, api_filter
 from search.client import AsyncSearchClient, Document, Hit, SearchClient
 from search.client.calls import Filter, Mode, SearchOptions
 from search.client.errors import NotFound
@@ -32,7 +35,7 @@ except ImportError as error:
 
 SOURCE = "langchain"
 PUT_AT_ONCE = 1_000
-TITLE, FOUND = "title", "found"  # in the metadata
+FOUND = "found"  # in the metadata, as the title is
 
 
 class ReindexerRetriever(BaseRetriever):
@@ -50,18 +53,21 @@ class ReindexerRetriever(BaseRetriever):
         query: str,
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - named by LangChain
+        **instead: Any,
     ) -> list[LangChainDocument]:
-        answer = self.client.search(query, **self._options())
+        """instead: `k`, `mode` or `filter` of this call, as `invoke` was given them."""
+        answer = self.client.search(query, **self._options(instead))
         found = [(hit, _text(self.client, hit, self.whole)) for hit in answer.hits]
         return [_document(hit, text, answer.generation) for hit, text in found if text is not None]
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **instead: Any
     ) -> list[LangChainDocument]:
         client = self.async_client
         if client is None:
-            return await super()._aget_relevant_documents(query, run_manager=run_manager)
-        answer = await client.search(query, **self._options())
+            in_thread = partial(self._get_relevant_documents, run_manager=run_manager.get_sync())
+            return await asyncio.to_thread(in_thread, query, **instead)
+        answer = await client.search(query, **self._options(instead))
         documents = []
         for hit in answer.hits:
             text: str | None = hit.snippet
@@ -73,8 +79,11 @@ class ReindexerRetriever(BaseRetriever):
             documents.append(_document(hit, text, answer.generation))
         return documents
 
-    def _options(self) -> SearchOptions:
-        return {"k": self.k, "mode": self.mode, "filter": self.filter}
+    def _options(self, instead: dict[str, Any]) -> SearchOptions:
+        asked: dict[str, Any] = {"k": self.k, "mode": self.mode, "filter": self.filter}
+        _refuse("invoke", instead.keys() - asked)
+        asked |= instead
+        return SearchOptions(k=asked["k"], mode=asked["mode"], filter=api_filter(asked["filter"]))
 
 
 class ReindexerVectorStore(VectorStore):
@@ -160,29 +169,66 @@ class ReindexerVectorStore(VectorStore):
         return found
 
     def similarity_search(
-        self, query: str, k: int = 4, *, filter: Filter | None = None, **_: Any
+        self, query: str, k: int = 4, *, filter: Filter | None = None, **others: Any
     ) -> list[LangChainDocument]:
-        """filter: as the API has it, {"field": value | [any, of] | {"gte": 1}}."""
-        return [document for document, _ in self.similarity_search_with_score(query, k, filter)]
+        """filter: as the API has it, {"field": value | [any, of] | {"gte": 1}}.
+
+        Raises NotPossible for another form, and for whatever else is asked for: an answer that has
+        passed over it would be a wrong one. The same holds for every search here."""
+        found = self.similarity_search_with_score(query, k, filter, **others)
+        return [document for document, _ in found]
 
     def similarity_search_with_score(
-        self, query: str, k: int = 4, filter: Filter | None = None, **_: Any
+        self, query: str, k: int = 4, filter: Filter | None = None, **others: Any
     ) -> list[tuple[LangChainDocument, float]]:
         """Higher scores are better: fused ones for `hybrid`, a cosine for `dense`."""
-        answer = self._client.search(query, k=k, mode=self._mode, filter=filter)
+        _refuse("a search", others)
+        answer = self._client.search(query, k=k, mode=self._mode, filter=api_filter(filter))
         return [(_document(hit, hit.snippet, answer.generation), hit.score) for hit in answer.hits]
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[LangChainDocument, float]]:
         """Cosines, from 0 to 1: a fused score says only which hit is better."""
-        filter = kwargs.pop("filter", None)
+        filter = api_filter(kwargs.pop("filter", None))
         kwargs.pop("score_threshold", None)  # LangChain applies it afterwards
+        _refuse("a search", kwargs)
         answer = self._client.search(query, k=k, mode="dense", filter=filter)
         return [
             (_document(hit, hit.snippet, answer.generation), min(1.0, max(0.0, hit.score)))
             for hit in answer.hits
         ]
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[LangChainDocument, float]]:
+        return await asyncio.to_thread(
+            self._similarity_search_with_relevance_scores, query, k, **kwargs
+        )
+
+    def similarity_search_by_vector(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotPossible: a vector from elsewhere is of another space."""
+        raise NotPossible(
+            "similarity_search_by_vector() is not possible: a query is text, and the service makes "
+            "its vector; use similarity_search(query)"
+        )
+
+    def max_marginal_relevance_search(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises NotPossible: answers come without vectors."""
+        raise NotPossible(
+            "max_marginal_relevance_search() and search_type='mmr' are not possible: hits come "
+            "without their vectors; use similarity_search(query)"
+        )
+
+    max_marginal_relevance_search_by_vector = max_marginal_relevance_search
+
+    async def asimilarity_search_by_vector(self, *_: Any, **__: Any) -> NoReturn:
+        self.similarity_search_by_vector()
+
+    async def amax_marginal_relevance_search(self, *_: Any, **__: Any) -> NoReturn:
+        self.max_marginal_relevance_search()
+
+    amax_marginal_relevance_search_by_vector = amax_marginal_relevance_search
 
     @classmethod
     def from_texts(
@@ -199,6 +245,15 @@ class ReindexerVectorStore(VectorStore):
         raise NotPossible(
             "from_texts() brings an embedding, but the service encodes with the model version of "
             "its live generation; use ReindexerVectorStore(SearchClient(URL)).add_texts(texts)"
+        )
+
+
+def _refuse(what: str, names: Iterable[str]) -> None:
+    """Raises NotPossible when there are any."""
+    if names := sorted(names):
+        raise NotPossible(
+            f"{what} knows no {', '.join(names)}; there are k and filter, and mode when the "
+            "retriever or the store is made"
         )
 
 

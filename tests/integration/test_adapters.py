@@ -125,6 +125,87 @@ def test_langchain_is_told_what_is_not_possible(client: SearchClient) -> None:
         store.add_texts(["a", "b"], [{}])
 
 
+def test_langchain_passes_on_what_invoke_is_given(
+    client: SearchClient, running: RunningService
+) -> None:
+    """What the retriever suite of `langchain-tests` asks for, and the event loop as well."""
+    from search.adapters.errors import NotPossible
+    from search.adapters.langchain import ReindexerRetriever
+
+    retriever = ReindexerRetriever(client=client, k=2)
+    assert [len(retriever.invoke(Q, None, k=k)) for k in (1, 3)] == [1, 3]
+    assert len(retriever.invoke(Q)) == 2
+    (third,) = retriever.invoke(Q, filter={"year": 3}, mode="dense")
+    assert third.id == "d3"
+    with pytest.raises(NotPossible, match="knows no top_k"):
+        retriever.invoke(Q, top_k=1)
+
+    async def work() -> list[int]:
+        async with AsyncSearchClient(running.url) as other:
+            both = retriever, ReindexerRetriever(client=client, async_client=other, k=2)
+            return [len(await one.ainvoke(Q, None, **k)) for one in both for k in ({}, {"k": 1})]
+
+    assert asyncio.run(work()) == [2, 1, 2, 1]
+
+
+def test_langchain_stores_in_an_event_loop_what_it_finds_again(client: SearchClient) -> None:
+    from langchain_core.documents import Document as LangChainDocument
+
+    from search.adapters.langchain import ReindexerVectorStore
+
+    store = ReindexerVectorStore(client)
+
+    async def work() -> None:
+        ids = await store.aadd_texts(["theremin music"], [{"year": 1920}], ids=["t1"])
+        ids += await store.aadd_documents([LangChainDocument("banjo music", id="b1")])
+        assert ids == ["t1", "b1"]
+        assert [one.id for one in await store.aget_by_ids(ids)] == ids
+        assert (await store.asimilarity_search("theremin", k=1))[0].id == "t1"
+        ((found, _),) = await store.asimilarity_search_with_score("banjo", k=1)
+        assert found.id == "b1"
+        ((_, cosine),) = await store.asimilarity_search_with_relevance_scores("banjo music", k=1)
+        assert 0.9 < cosine <= 1.0
+        assert (await store.asearch("theremin", "similarity", k=1))[0].id == "t1"
+        assert (await store.as_retriever().ainvoke("theremin"))[0].id == "t1"
+        assert await store.adelete(ids)
+        assert await store.aget_by_ids(ids) == []
+
+    asyncio.run(work())
+
+
+def test_langchain_methods_that_are_not_possible_say_so(client: SearchClient) -> None:
+    from langchain_core.documents import Document as LangChainDocument
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+
+    from search.adapters.errors import NotPossible
+    from search.adapters.langchain import ReindexerVectorStore
+
+    store, embedding = ReindexerVectorStore(client), DeterministicFakeEmbedding(size=4)
+    for call in (
+        lambda: store.max_marginal_relevance_search("a", k=2),
+        lambda: store.max_marginal_relevance_search_by_vector([0.1]),
+        lambda: store.similarity_search_by_vector([0.1], k=2),
+        lambda: store.search("a", "mmr"),
+        lambda: store.as_retriever(search_type="mmr").invoke("a"),
+        lambda: store.from_documents([LangChainDocument("a")], embedding),
+        lambda: asyncio.run(store.amax_marginal_relevance_search("a")),
+        lambda: asyncio.run(store.amax_marginal_relevance_search_by_vector([0.1])),
+        lambda: asyncio.run(store.asimilarity_search_by_vector([0.1])),
+        lambda: asyncio.run(store.afrom_texts(["a"], embedding)),
+        lambda: asyncio.run(store.afrom_documents([LangChainDocument("a")], embedding)),
+        lambda: asyncio.run(store.adelete()),
+    ):
+        with pytest.raises(NotPossible, match=r"use \w+|name the ids"):
+            call()
+    for search in (
+        store.similarity_search,
+        store.similarity_search_with_score,
+        store.similarity_search_with_relevance_scores,
+    ):
+        with pytest.raises(NotPossible, match="knows no pre_filter"):
+            search("a", pre_filter={"year": 3})
+
+
 # -- LlamaIndex, Haystack --------------------------------------------------------------------------
 
 
