@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from click.testing import CliRunner
+from openai.types import CreateEmbeddingResponse
 
 from reindexer.cli import cli
 from reindexer.data_directory import open_data_directory
@@ -23,7 +25,7 @@ from reindexer.settings import Settings
 from search.documents import Document
 from search.errors import SpaceMismatch
 from search.splitter import Splitter, default_splitter_recipe
-from tests.local_server import LocalHandler, LocalServer
+from tests.embedding_server import EmbeddingServer
 from tests.word_encoder import WordEncoder
 from training import byte_tokens
 from training.encoder_opening import open_encoder
@@ -46,94 +48,24 @@ TEXTS = ["water is cold", "the moon", "größer als 機械", "", "a b c d e f g"
 KEY = "swordfish"
 
 
-class Server(LocalServer):
-    """Embeddings of a word encoder over both protocols; each fault is switched on by a test."""
-
-    def __init__(self) -> None:
-        self.seed, self.dim, self.scale = 1, 16, 1.0
-        self.faults: list[tuple[int, dict[str, str], bytes]] = []  # answered first, one each
-        self.slow_s = 0.0
-        self.longest_bytes = 10_000  # of one text
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        self.body: bytes | None = None  # instead of vectors
-        self.under_way = self.most_under_way = 0
-        super().__init__(type("Handler", (_Handler,), {"stand_in": self}))
-
-    def reset(self) -> None:
-        self.__dict__.update(
-            seed=1, dim=16, scale=1.0, faults=[], slow_s=0.0, longest_bytes=10_000, body=None,
-            asked=[], keys=set(), under_way=0, most_under_way=0,
-        )  # fmt: skip
-
-    def vectors(self, texts: list[str]) -> list[list[float]]:
-        rows = WordEncoder(self.seed, dim=self.dim, max_tokens=10_000).encode_documents(texts)
-        return [[float(number) * self.scale for number in row] for row in rows]
-
-
-class _Handler(LocalHandler):
-    stand_in: Server
-
-    def do_GET(self) -> None:
-        info = {"model_id": "org/word", "max_input_length": 128, "max_client_batch_size": 4}
-        self._answer(200, {}, json.dumps(info).encode())
-
-    def do_POST(self) -> None:
-        server = self.stand_in
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server.asked.append({"path": self.path, **body})
-        server.keys.add(self.headers.get("authorization"))
-        server.under_way += 1
-        server.most_under_way = max(server.most_under_way, server.under_way)
-        time.sleep(server.slow_s)
-        server.under_way -= 1
-        if server.faults:
-            self._answer(*server.faults.pop(0))
-            return
-        if server.body is not None:
-            self._answer(200, {}, server.body)
-            return
-        texts = body["input"] if self.path == "/v1/embeddings" else body["inputs"]
-        too_long = any(len(text.encode()) > server.longest_bytes for text in texts)
-        if too_long or not all(texts):
-            status = 400 if self.path == "/v1/embeddings" else 413
-            self._answer(status, {}, b'{"error": "input is too long"}')
-            return
-        rows = server.vectors(texts)
-        if self.path == "/embed":
-            self._answer(200, {}, json.dumps(rows).encode())
-            return
-        data = [{"index": at, "embedding": row} for at, row in enumerate(rows)][::-1]
-        self._answer(200, {}, json.dumps({"data": data}).encode())
-
-    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        with contextlib.suppress(ConnectionError):
-            self.send_response(status)
-            self.send_header("content-length", str(len(content)))
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with Server() as server:
+def running() -> Iterator[EmbeddingServer]:
+    with EmbeddingServer() as server:
         yield server
 
 
 @pytest.fixture
-def server(running: Server) -> Server:
+def server(running: EmbeddingServer) -> EmbeddingServer:
     running.reset()
     return running
 
 
 @pytest.fixture(params=["openai", "tei"])
-def ref(request: pytest.FixtureRequest, server: Server) -> str:
+def ref(request: pytest.FixtureRequest, server: EmbeddingServer) -> str:
     return ref_of(server, request.param)
 
 
-def ref_of(server: Server, protocol: str) -> str:
+def ref_of(server: EmbeddingServer, protocol: str) -> str:
     return f"openai:{server.url}/v1#word" if protocol == "openai" else f"tei:{server.url}"
 
 
@@ -164,7 +96,7 @@ Opened = Callable[..., RemoteEncoder]
 
 
 def test_a_remote_model_is_a_version_without_weights(
-    registry: ModelRegistry, ref: str, server: Server
+    registry: ModelRegistry, ref: str, server: EmbeddingServer
 ) -> None:
     version = registry.register(ref, remote=QUICK)
 
@@ -185,7 +117,7 @@ def test_a_remote_model_is_a_version_without_weights(
 
 
 def test_the_same_model_is_the_version_that_is_there(
-    registry: ModelRegistry, ref: str, server: Server
+    registry: ModelRegistry, ref: str, server: EmbeddingServer
 ) -> None:
     first = registry.register(ref, remote=QUICK)
     server.scale = 1 + 1e-6  # no server gives the same bits twice
@@ -230,7 +162,7 @@ def test_an_address_that_may_not_be_asked_is_refused(ref: str, told: str) -> Non
 
 
 def test_a_server_with_another_model_is_not_registered(
-    registry: ModelRegistry, server: Server
+    registry: ModelRegistry, server: EmbeddingServer
 ) -> None:
     with pytest.raises(ModelUnsupported, match="serves 'org/word', not 'org/other'"):
         registry.register(f"tei:{server.url}#org/other", remote=QUICK)
@@ -240,7 +172,7 @@ def test_a_server_with_another_model_is_not_registered(
 
 
 def test_texts_become_the_rows_of_the_model(
-    registry: ModelRegistry, ref: str, server: Server, opened: Opened
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, opened: Opened
 ) -> None:
     server.scale = 3.0
     encoder = opened(registry.register(ref, remote=QUICK, document_prompt="passage: "))
@@ -253,6 +185,30 @@ def test_texts_become_the_rows_of_the_model(
     tokenized = encoder.tokenize_documents(TEXTS)
     assert np.allclose(encoder.encode_tokenized(tokenized), prompted, atol=1e-5)
     assert encoder.encode_queries([]).shape == (0, 16)
+
+
+def test_the_official_openai_client_reads_the_same_vectors(
+    registry: ModelRegistry, server: EmbeddingServer, opened: Opened
+) -> None:
+    """So the stand-in speaks the protocol as others do, and we ask as the client of OpenAI asks."""
+    texts = [text for text in TEXTS if text]
+    encoder = opened(registry.register(ref_of(server, "openai"), remote=QUICK))
+    server.asked.clear()
+    ours = encoder.encode_queries(texts)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
+        asking = client.embeddings.with_raw_response
+        answers = [
+            asking.create(model="word", input=texts, encoding_format="float"),
+            asking.create(model="word", input=texts),  # base64, unless it is told otherwise
+        ]
+
+    assert server.asked[0] == server.asked[1]
+    of_numbers = answers[0].content
+    CreateEmbeddingResponse.model_validate_json(of_numbers, strict=True, extra="forbid")
+    for answer in answers:
+        rows = sorted(answer.parse().data, key=lambda row: row.index)
+        assert np.allclose([row.embedding for row in rows], ours, atol=1e-6)
+    assert server.keys == {f"Bearer {KEY}"}
 
 
 def test_the_first_dimensions_can_be_kept(
@@ -268,7 +224,7 @@ def test_the_first_dimensions_can_be_kept(
 
 
 def test_many_texts_go_out_in_batches_side_by_side(
-    registry: ModelRegistry, server: Server, opened: Opened
+    registry: ModelRegistry, server: EmbeddingServer, opened: Opened
 ) -> None:
     encoder = opened(registry.register(f"tei:{server.url}", remote=QUICK))
     texts = [f"text {number}" for number in range(30)]
@@ -293,7 +249,7 @@ def test_many_texts_go_out_in_batches_side_by_side(
 
 
 def test_what_a_turn_raises_gives_up_the_rest(
-    registry: ModelRegistry, server: Server, opened: Opened
+    registry: ModelRegistry, server: EmbeddingServer, opened: Opened
 ) -> None:
     encoder = opened(registry.register(f"tei:{server.url}", remote=QUICK))
     server.asked.clear()
@@ -307,7 +263,7 @@ def test_what_a_turn_raises_gives_up_the_rest(
 
 
 def test_tokens_are_the_text_and_a_splitter_cuts_to_what_fits(
-    registry: ModelRegistry, server: Server, opened: Opened
+    registry: ModelRegistry, server: EmbeddingServer, opened: Opened
 ) -> None:
     encoder = opened(registry.register(f"tei:{server.url}", remote=QUICK))
     text = "größer als 機械学習 ist nur 🌋. " * 100
@@ -324,7 +280,7 @@ def test_tokens_are_the_text_and_a_splitter_cuts_to_what_fits(
 
 
 def test_a_text_that_the_server_finds_too_long_is_named_or_cut(
-    registry: ModelRegistry, ref: str, server: Server, opened: Opened
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, opened: Opened
 ) -> None:
     encoder = opened(registry.register(ref, remote=QUICK))
     server.longest_bytes = 80
@@ -349,7 +305,7 @@ def test_a_text_that_the_server_finds_too_long_is_named_or_cut(
     ],
 )
 def test_another_model_at_the_address_is_refused_when_it_is_loaded(
-    registry: ModelRegistry, ref: str, server: Server, change: dict[str, Any], told: str
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, change: dict[str, Any], told: str
 ) -> None:
     version = registry.register(ref, remote=QUICK)
     server.__dict__.update(change)
@@ -361,7 +317,7 @@ def test_another_model_at_the_address_is_refused_when_it_is_loaded(
 def test_another_model_is_noticed_while_it_is_used(
     registry: ModelRegistry,
     ref: str,
-    server: Server,
+    server: EmbeddingServer,
     opened: Opened,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -377,7 +333,7 @@ def test_another_model_is_noticed_while_it_is_used(
 
 
 def test_a_server_that_is_away_is_checked_before_its_first_vectors(
-    registry: ModelRegistry, ref: str, server: Server, opened: Opened
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, opened: Opened
 ) -> None:
     version = registry.register(ref, remote=QUICK)
     server.faults = [(503, {}, b"")] * QUICK.tries
@@ -394,10 +350,10 @@ def test_a_server_that_is_away_is_checked_before_its_first_vectors(
 
 
 def test_a_model_that_moved_is_asked_where_it_is_now(
-    registry: ModelRegistry, server: Server, opened: Opened
+    registry: ModelRegistry, server: EmbeddingServer, opened: Opened
 ) -> None:
     version = registry.register(f"tei:{server.url}", remote=QUICK)
-    with Server() as other:
+    with EmbeddingServer() as other:
         access = RemoteAccess(api_key=None, url=other.url)
         assert opened(version, access=access).fingerprint == version.fingerprint
         assert len(other.asked) == 1
@@ -411,7 +367,7 @@ def test_a_model_that_moved_is_asked_where_it_is_now(
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_request_that_fails_is_sent_again(
-    registry: ModelRegistry, ref: str, server: Server, opened: Opened, status: int
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, opened: Opened, status: int
 ) -> None:
     encoder = opened(registry.register(ref, remote=QUICK))
     server.faults = [(status, {"retry-after": "0"}, b"busy")]
@@ -424,7 +380,7 @@ def test_a_request_that_fails_is_sent_again(
 
 
 def test_a_slow_server_is_left_in_time(
-    registry: ModelRegistry, ref: str, server: Server, opened: Opened
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, opened: Opened
 ) -> None:
     version = registry.register(ref, remote=QUICK)
     encoder = opened(version)
@@ -438,8 +394,10 @@ def test_a_slow_server_is_left_in_time(
     assert len(encoder.encode_queries(["word"])) == 1
 
 
-def test_a_redirect_is_not_followed(registry: ModelRegistry, ref: str, server: Server) -> None:
-    with Server() as other:
+def test_a_redirect_is_not_followed(
+    registry: ModelRegistry, ref: str, server: EmbeddingServer
+) -> None:
+    with EmbeddingServer() as other:
         server.faults = [(307, {"location": f"{other.url}/embed"}, b"")]
         with pytest.raises(EndpointRefused, match="not followed"):
             registry.register(ref, remote=QUICK)
@@ -458,7 +416,7 @@ def test_a_redirect_is_not_followed(registry: ModelRegistry, ref: str, server: S
     ],
 )
 def test_an_answer_that_is_no_vectors_is_refused(
-    registry: ModelRegistry, ref: str, server: Server, body: bytes, told: str
+    registry: ModelRegistry, ref: str, server: EmbeddingServer, body: bytes, told: str
 ) -> None:
     server.body = body
 
@@ -467,7 +425,7 @@ def test_an_answer_that_is_no_vectors_is_refused(
 
 
 def test_a_wrong_key_is_told_and_not_shown(
-    registry: ModelRegistry, ref: str, server: Server
+    registry: ModelRegistry, ref: str, server: EmbeddingServer
 ) -> None:
     server.faults = [(401, {}, f"the key {KEY} is unknown".encode())]
 
@@ -486,7 +444,7 @@ def test_nobody_at_the_address_is_told(registry: ModelRegistry) -> None:
 
 
 def test_a_data_directory_opens_it_and_calls_another_model_a_space_mismatch(
-    tmp_path: Path, server: Server
+    tmp_path: Path, server: EmbeddingServer
 ) -> None:
     settings = Settings(data_dir=tmp_path / "data", encoder_api_key=KEY)
     with open_data_directory(settings) as data:
@@ -501,7 +459,7 @@ def test_a_data_directory_opens_it_and_calls_another_model_a_space_mismatch(
 
 
 def test_the_commands_of_the_documentation_lead_to_answers_from_a_remote_model(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (ROOT / "docs" / "adapters.md").read_text()
     (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
