@@ -37,6 +37,7 @@ LONGEST_FIRST = (
     "test_worker",
     "test_upgrade_under_load",
     "test_kills",
+    "test_restore_drill",
     "test_fanout_processes",
     "test_remote_encoder",
     "test_train_processes",

