@@ -1,4 +1,4 @@
-"""docs/tour.md as a person walks it: every command, in order, on less text, with a tiny model."""
+"""docs/tour.md as a person walks it: every command, in order, with a tiny model."""
 
 from __future__ import annotations
 
