@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from reindexer.cli_evaluate import parse_dims
-from reindexer.cli_verb import Invocation, Verb, json_option, pass_invocation, split_option
+from reindexer.cli_verb import (
+    Invocation,
+    Verb,
+    json_option,
+    pass_invocation,
+    report_option,
+    say_where,
+    split_option,
+)
 from reindexer.progress import Progress
 from reindexer.terminal import count, print_json, rate, say, size, table, wrapped
 from training.model_version import EncoderDtype
@@ -63,13 +71,7 @@ DTYPES = get_args(EncoderDtype)
 @click.option(
     "--baseline", metavar="REF[:DIM]", help="Compare with this one; the first unless given."
 )
-@click.option(
-    "--report",
-    "report_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a page with plots, such as comparison.html.",
-)
+@report_option
 @json_option
 @pass_invocation
 def compare(
@@ -114,6 +116,7 @@ def compare(
         contenders(measurements, wanted),
         baseline=contender_name(compared_with, first[1], full[compared_with]),
     )
+    pages = None
     if report_path is not None:
         from training.comparison_page import write_comparison
 
@@ -121,14 +124,12 @@ def compare(
         command += ["--dims", dims_text] if dims_text else []
         command += ["--dtypes", dtypes_text] if dtypes_text else []
         command += ["--baseline", baseline] if baseline else []
-        write_comparison(comparison, report_path, command=shlex.join(command))
+        pages = write_comparison(comparison, report_path, command=shlex.join(command))
     if as_json:
-        report = str(report_path) if report_path is not None else None
-        print_json({**comparison.to_json(), "report": report})
+        print_json({**comparison.to_json(), "report": str(pages[0]) if pages else None})
         return
     _show(comparison)
-    if report_path is not None:
-        say(f"\nThe page is {report_path}")
+    say_where(pages)
 
 
 def _resolve(

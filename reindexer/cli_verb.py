@@ -15,7 +15,7 @@ import click
 
 from reindexer.errors import ReindexerError
 from reindexer.settings import Settings, environment_variable, read_settings
-from reindexer.terminal import configure_logging
+from reindexer.terminal import configure_logging, say
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
@@ -273,6 +273,24 @@ def fanout_options(function: Function) -> Function:
 def _remember_flag(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value is not None and parameter.name is not None:
         context.ensure_object(Invocation).flags[parameter.name] = value
+
+
+def report_option(function: Function) -> Function:
+    """--report FILE: the verb's findings as a page, and the same in Markdown."""
+    return click.option(
+        "--report",
+        "report_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write a page with plots to FILE, and the same as Markdown beside it.",
+    )(function)
+
+
+def say_where(pages: tuple[Path, Path] | None) -> None:
+    """Where the page and its Markdown are, if they were asked for."""
+    if pages is not None:
+        page, markdown = pages
+        say(f"\nThe page is {page}, in Markdown {markdown}")
 
 
 def judgment_options(function: Function) -> Function:

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained HTML page."""
+"""A comparison as one self-contained HTML page and as Markdown; both say the same."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from training.charts import (
 )
 from training.comparison import Comparison, Contender
 from training.metrics import METRICS, PRIMARY_METRIC
-from training.pages import metric_name, render
+from training.pages import metric_name, render, render_markdown, write_twins
 from training.resampling import bootstrap_means, interval
 
 
-def write_comparison(comparison: Comparison, path: Path, *, command: str = "") -> Path:
-    """Write the page to path. command: what repeats it. Raises ExtraMissing without matplotlib."""
+def write_comparison(comparison: Comparison, path: Path, *, command: str = "") -> tuple[Path, Path]:
+    """Write the page to path and its Markdown beside it, and return where they are.
+
+    command: what repeats it. Raises ExtraMissing without matplotlib.
+    """
     view = {**_view(comparison), **_charts(comparison), "command": command}
     page = render("comparison.html.j2", comparison=comparison, view=view)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    markdown = render_markdown("comparison.md.j2", comparison=comparison, view=view)
+    return write_twins(path, page, markdown)
 
 
 def headline(comparison: Comparison) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from training.errors import ModelUnsupported
 from training.judgments import JudgedDocument, read_documents, read_judgments
-from training.metrics import DEPTH, METRICS, Difference, Qrels, Scores, score
+from training.metrics import DEPTH, METRICS, Difference, PerQuery, Qrels, Scores, score
 from training.resampling import bootstrap_means, interval
 
 DOCUMENTS_PER_BLOCK = 4_096
@@ -98,6 +98,17 @@ def differences(candidate: Scores, baseline: Scores) -> dict[str, Difference]:
         name: interval(float(changes[:, column].mean()), drawn[:, column])
         for column, name in enumerate(METRICS)
     }
+
+
+def most_changed(change: PerQuery, n: int) -> tuple[list[int], list[int]]:
+    """Places of the queries that gained most and of those that lost most, up to n each.
+
+    change: (n_queries,), above 0 for a gain.
+    """
+    order = [int(place) for place in np.argsort(change, kind="stable")]
+    lost = [place for place in order if change[place] < 0]
+    gained = [place for place in reversed(order) if change[place] > 0]
+    return gained[:n], lost[:n]
 
 
 def dense_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,9 +16,32 @@ _METRIC_NAMES = {"ndcg": "nDCG", "recall": "Recall", "mrr": "MRR", "map": "MAP"}
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]#~])")
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of this package, filled in. HTML is escaped where the template is one of HTML."""
-    return _templates().get_template(template).render(**values)
+def render(template: str, *, folder: Path | None = None, **values: Any) -> str:
+    """A page filled in. HTML is escaped where the template is one of HTML.
+
+    folder: of templates that are not this package's; they may extend those that are.
+    """
+    return _templates(folder).get_template(template).render(**values)
+
+
+def render_markdown(template: str, *, folder: Path | None = None, **values: Any) -> str:
+    """The same for Markdown, without the empty lines that a template's branches leave behind."""
+    text = render(template, folder=folder, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def write_twins(path: Path, page: str, markdown: str) -> tuple[Path, Path]:
+    """Write the page to path and its Markdown beside it, and return where they are.
+
+    A path that ends in .md names the twin, and the page ends in .html.
+    """
+    twin = path.with_suffix(".md")
+    if path == twin:
+        path = path.with_suffix(".html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    twin.write_text(markdown, encoding="utf-8")
+    return path, twin
 
 
 def metric_name(name: str) -> str:
@@ -27,9 +51,10 @@ def metric_name(name: str) -> str:
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def _templates(folder: Path | None) -> jinja2.Environment:
+    own: jinja2.BaseLoader = jinja2.PackageLoader("training", "templates")
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("training", "templates"),
+        loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(folder), own]) if folder else own,
         autoescape=jinja2.select_autoescape(["html.j2"]),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from training.evaluation import Evaluation, differences
+from training.evaluation import Evaluation, differences, most_changed
 from training.judgments import Judgments, find_documents, read_judgments
 from training.metrics import PRIMARY_METRIC, Difference
 from training.pairs import Pair
@@ -161,10 +159,7 @@ def changed_queries(
     """
     before = base.scores.per_query[PRIMARY_METRIC]
     after = tuned.scores.per_query[PRIMARY_METRIC]
-    change = after - before
-    order = np.argsort(change, kind="stable")
-    lost = [int(row) for row in order if change[row] < 0][:QUERIES_SHOWN]
-    gained = [int(row) for row in order[::-1] if change[row] > 0][:QUERIES_SHOWN]
+    gained, lost = most_changed(after - before, QUERIES_SHOWN)
     shown = {base.scores.query_ids[row] for row in lost + gained}
     doc_ids = {
         doc_id
@@ -219,10 +214,7 @@ def write_report(report: TrainingReport, folder: Path) -> tuple[Path, Path]:
 
     Raises ExtraMissing when matplotlib is not installed.
     """
+    from training.pages import write_twins
     from training.report_pages import training_html, training_markdown
 
-    folder.mkdir(parents=True, exist_ok=True)
-    html, markdown = folder / "report.html", folder / "report.md"
-    html.write_text(training_html(report), encoding="utf-8")
-    markdown.write_text(training_markdown(report), encoding="utf-8")
-    return html, markdown
+    return write_twins(folder / "report.html", training_html(report), training_markdown(report))

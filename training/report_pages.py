@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from training.charts import (
     signed,
 )
 from training.metrics import METRICS, PRIMARY_METRIC
-from training.pages import metric_name, render
+from training.pages import metric_name, render, render_markdown
 from training.report import ChangedQuery, DataFacts, RankedTitle, TrainingReport
 
 LOSS_POINTS = 12  # of the loss curve, in the Markdown table
@@ -33,8 +32,9 @@ def training_html(report: TrainingReport) -> str:
 
 def training_markdown(report: TrainingReport) -> str:
     """The same facts in GitHub's Markdown; curves are tables."""
-    text = render("report.md.j2", report=report, view=_view(report), side_by_side=_side_by_side)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return render_markdown(
+        "report.md.j2", report=report, view=_view(report), side_by_side=_side_by_side
+    )
 
 
 def headline(report: TrainingReport) -> str:

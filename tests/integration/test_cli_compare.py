@@ -77,9 +77,11 @@ def test_models_and_dimensions_are_compared_on_one_folder(place: Path) -> None:
     best = found["winners"]["ndcg@10"]
     beside = {best["model"], *best["not_significantly_different"]}
     assert beside <= {model["name"] for model in found["models"]}
-    page = report.read_text(encoding="utf-8")
-    assert "two@1:8" in page
-    assert "reindexer compare ./one ./two:8 --eval judged --split test --dims 16" in page
+    assert found["report"] == str(report)
+    for path in (report, report.with_suffix(".md")):
+        page = path.read_text(encoding="utf-8")
+        assert "two@1:8" in page
+        assert "reindexer compare ./one ./two:8 --eval judged --split test --dims 16" in page
 
     run("models", "show", "one@1", "--json")
     shown = run("compare", "one", "one:8", "--eval", "judged", "--baseline", "one:8")

@@ -182,10 +182,18 @@ def test_the_page_shows_each_contender_and_needs_nothing_from_elsewhere(tmp_path
     ]
     items = contenders(measurements, {"mini@1": [0], "support@4": [0, 16], "gpu@1": [0]})
     comparison = compare("/somewhere/judged", "test", items, baseline="mini@1")
-    path = write_comparison(comparison, tmp_path / "new" / "c.html", command="reindexer compare x")
-    page = path.read_text(encoding="utf-8")
+    paths = write_comparison(comparison, tmp_path / "new" / "c.html", command="reindexer compare x")
+    assert [path.name for path in paths] == ["c.html", "c.md"]
+    page, twin = (path.read_text(encoding="utf-8") for path in paths)
     for text in ("★", "mini@1", "support@4:16", "judged/test", "500", "5,000", "reindexer compare"):
         assert text in page, text
+        assert text in twin, text
+    assert _table_figures(page) == _table_figures(twin)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == re.findall(r"(?m)^## (.*)$", twin)
+    rows = [line for line in twin.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+    assert {line.count("|") for line in rows} == {5, 11, len(METRICS) + 2}
+    assert re.findall(r"url\((?!#)", page) == []
     assert "<script" not in page
     assert "src=" not in page
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
@@ -197,5 +205,18 @@ def test_the_page_shows_each_contender_and_needs_nothing_from_elsewhere(tmp_path
 
 def test_one_model_alone_has_a_page_too(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    page = write_comparison(compared(a=0.0), tmp_path / "c.html").read_text(encoding="utf-8")
-    assert "baseline" in page
+    for path in write_comparison(compared(a=0.0), tmp_path / "c.html"):
+        assert "baseline" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_named_like_its_twin_stands_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = write_comparison(compared(a=0.0), tmp_path / "c.md")
+    assert [path.name for path in paths] == ["c.html", "c.md"]
+    assert [path.read_text(encoding="utf-8")[:2] for path in paths] == ["<!", "# "]
+
+
+def _table_figures(text: str) -> list[str]:
+    """Scores and changes, in order; without the drawings, which round differently."""
+    words = re.sub(r"<(svg|style).*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)
+    return re.findall(r"[+\N{MINUS SIGN}]?\d\.\d{3}(?!\d)", words)
