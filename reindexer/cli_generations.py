@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,24 @@ from reindexer.cli_verb import (
     json_option,
     judgment_options,
     pass_invocation,
+    report_option,
+    say_where,
 )
 from reindexer.errors import GateRefused
-from reindexer.listings import generation_json, generations_json
+from reindexer.listings import (
+    generation_facts,
+    generation_json,
+    generations_json,
+    votes_json,
+)
 from reindexer.progress import Progress
 from reindexer.terminal import (
-    count,
-    duration,
     fields,
     next_steps,
     print_json,
     say,
     size,
     table,
-    when,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +42,8 @@ _GENERATION = (
     '{"generation", "state", "model", "collection", "watermark", "lag_docs", "documents", '
     '"disk_bytes", "created_at", "state_at"}'
 )
+
+_VOTES = '"votes": [{"against", "mine", "theirs", "neither"}]'
 
 
 # -- generations ----------------------------------------------------------------------------------
@@ -82,65 +89,34 @@ def generations(context: click.Context, invocation: Invocation, as_json: bool) -
 
 @generations.command(
     "show",
-    examples=["reindexer generations show docs@2", "reindexer generations show docs@2 --json"],
+    examples=[
+        "reindexer generations show docs@2",
+        "reindexer generations show docs@2 --report gate.html",
+    ],
     json_fields=_GENERATION[:-1]
-    + ', "dtype": "float|int8", "recipe": {…}, "verified": {…} or null, "build": {…} or null}',
+    + ', "dtype": "float|int8", "recipe": {…}, "verified": {…} or null, '
+    + _VOTES
+    + ', "build": {…} or null, "report"}',
 )
 @click.argument("name", metavar="GEN")
+@report_option
 @json_option
 @pass_invocation
-def show(invocation: Invocation, name: str, as_json: bool) -> None:
-    """One generation: recipe, watermark, and what the gate found."""
+def show(invocation: Invocation, name: str, report_path: Path | None, as_json: bool) -> None:
+    """One generation: recipe, watermark, the gate's findings, and votes."""
     with invocation.open_existing() as data:
         generation = data.catalog.get(name)
         value = generation_json(data, name)
+        pages = _write(data, name, report_path)
     if as_json:
-        print_json(value)
+        print_json({**value, "report": str(pages[0]) if pages else None})
         return
-    recipe = value["recipe"]
-    build = value["build"]
-    disk = value["disk_bytes"]
-    since = when(generation.state_at)
-    say(
-        fields(
-            [
-                (name, f"{value['state']} since {since}"),
-                ("model", f"{recipe['model']}, {recipe['dim']} dimensions"),
-                (
-                    "fingerprint",
-                    recipe["fingerprint"][:16]
-                    + (", rows in 8-bit integers" if value["dtype"] == "int8" else ""),
-                ),
-                (
-                    "documents",
-                    f"{value['documents']:,} at seq {value['watermark']:,}, "
-                    f"{count(value['lag_docs'], 'change')} behind",
-                ),
-                ("collection", value["collection"] + (f", {size(disk)}" if disk else "")),
-                (
-                    "passages",
-                    f"up to {recipe['splitter']['max_tokens']} tokens, "
-                    f"{recipe['splitter']['overlap_tokens']} shared with the next",
-                ),
-                ("BM25", recipe["analyzer"]["language"]),
-                ("fusion", generation.recipe.fusion.in_words),
-                (
-                    "build",
-                    f"{build['state']}, {count(build['passages'], 'passage')}, "
-                    f"{duration(build['busy_s'])}"
-                    if build
-                    else None,
-                ),
-                (
-                    "reason",
-                    build["reason"] if build and not generation.verified else None,
-                ),
-            ]
-        )
-    )
+    say(fields(generation_facts(generation, value)))
     if value["verified"]:
         say()
         show_checks(value["verified"])
+    show_votes(name, value["votes"])
+    say_where(pages)
 
 
 # -- verify ---------------------------------------------------------------------------------------
@@ -148,28 +124,46 @@ def show(invocation: Invocation, name: str, as_json: bool) -> None:
 
 @click.command(
     cls=Verb,
-    examples=["reindexer verify docs@2", "reindexer verify docs@2 --eval judged/ --split test"],
+    examples=[
+        "reindexer verify docs@2",
+        "reindexer verify docs@2 --eval judged/ --split test --report gate.html",
+    ],
     json_fields='{"generation", "passed", "checks": [{"name", "passed", "found", "expected", '
-    '"detail"}], "metrics": {"live": {…}, "candidate": {…}, "difference": {"ndcg@10": {"mean", '
-    '"low", "high"}}} or null}',
+    '"detail", "value" and "at_least" where the check is of one figure}], "metrics": {"live": {…}, '
+    '"candidate": {…}, "difference": {"ndcg@10": {"mean", "low", "high"}, …}, "against", "judged": '
+    '{"folder", "split", "queries"}, "changed": {"better", "worse", "alike", "gained": '
+    '[{"query_id", "query", "live", "candidate"}], "lost": []}} or null, "verified_at", '
+    + _VOTES
+    + ', "report"}',
 )
 @click.argument("name", metavar="GEN")
 @judgment_options
+@report_option
 @json_option
 @pass_invocation
 def verify(
-    invocation: Invocation, name: str, eval_dir: Path | None, split: str, as_json: bool
+    invocation: Invocation,
+    name: str,
+    eval_dir: Path | None,
+    split: str,
+    report_path: Path | None,
+    as_json: bool,
 ) -> None:
     """The gate: is a generation whole, right and good enough?
 
     Compares every document and passage with the corpus, encodes a sample again and, with --eval,
-    scores judged queries against the live generation. The report is kept. A ready generation that
-    does not pass becomes failed. Exit code 3 when it does not pass.
+    scores judged queries against the live generation. The report is kept, without the votes, which
+    are counted whenever it is shown and decide nothing. A ready generation that does not pass
+    becomes failed. Exit code 3 when it does not pass.
     """
     from training.judgments import read_judgments
 
     if eval_dir is not None:
         read_judgments(eval_dir, split)
+    if report_path is not None:
+        from training.extras import require
+
+        require("matplotlib")
     with (
         invocation.open_existing() as data,
         Progress(f"verify {name}", quiet=invocation.quiet) as progress,
@@ -180,10 +174,14 @@ def verify(
         state = data.catalog.get(name).state
         if refused and state == "ready":
             data.catalog.move(name, "failed", reason="; ".join(refused))
+        votes = votes_json(data, name)
+        pages = _write(data, name, report_path)
     if as_json:
-        print_json(report)
+        print_json({**report, "votes": votes, "report": str(pages[0]) if pages else None})
     else:
         show_checks(report)
+        show_votes(name, votes)
+        say_where(pages)
     if refused:
         raise GateRefused(
             f"{name} did not pass: {', '.join(refused)}"
@@ -244,9 +242,26 @@ def _add_quality(
     report["passed"] = report["passed"] and check.passed
 
 
+def _write(data: DataDirectory, name: str, path: Path | None) -> tuple[Path, Path] | None:
+    if path is None:
+        return None
+    from reindexer.gate_report import write_gate_report
+
+    return write_gate_report(data, name, path)
+
+
+def show_votes(name: str, votes: Sequence[Mapping[str, Any]]) -> None:
+    """One line for each generation that it was compared with."""
+    for row in votes:
+        say(
+            f"votes {row['mine']:,} for {name}, {row['theirs']:,} for {row['against']}, "
+            f"{row['neither']:,} for neither; the gate does not count them"
+        )
+
+
 def show_checks(report: dict[str, Any]) -> None:
     """The gate's report for people."""
-    for check in report["checks"]:
+    for check in report.get("checks", []):
         mark = click.style("ok", fg="green") if check["passed"] else click.style("NO", fg="red")
         say(f"{mark}  {check['name']:<12} {check['found']}")
         if not check["passed"]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from reindexer.terminal import count, duration, size, when
 from search.errors import GenerationNotFound
+from search.feedback_reports import votes_of, votes_summary
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ def generations_json(data: DataDirectory) -> list[dict[str, Any]]:
 
 
 def generation_json(data: DataDirectory, name: str) -> dict[str, Any]:
-    """One generation with its recipe, its last verification and its build."""
+    """One generation with its recipe, its last verification, the votes as of now and its build."""
     generation = data.catalog.get(name)
     try:
         build = asdict(data.journal.build_of(name))
@@ -33,8 +36,45 @@ def generation_json(data: DataDirectory, name: str) -> dict[str, Any]:
         "dtype": _dtype(data, generation),
         "recipe": json.loads(generation.recipe.to_json()),
         "verified": generation.verified,
+        "votes": votes_json(data, name),
         "build": build,
     }
+
+
+def generation_facts(generation: Generation, value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One generation for people, line by line. value: as `generation_json` gives it."""
+    recipe, build, disk = value["recipe"], value["build"], value["disk_bytes"]
+    in_rows = ", rows in 8-bit integers" if value["dtype"] == "int8" else ""
+    facts = [
+        (generation.name, f"{value['state']} since {when(generation.state_at)}"),
+        ("model", f"{recipe['model']}, {recipe['dim']} dimensions"),
+        ("fingerprint", recipe["fingerprint"][:16] + in_rows),
+        (
+            "documents",
+            f"{value['documents']:,} at seq {value['watermark']:,}, "
+            f"{count(value['lag_docs'], 'change')} behind",
+        ),
+        ("collection", value["collection"] + (f", {size(disk)}" if disk else "")),
+        (
+            "passages",
+            f"up to {recipe['splitter']['max_tokens']} tokens, "
+            f"{recipe['splitter']['overlap_tokens']} shared with the next",
+        ),
+        ("BM25", recipe["analyzer"]["language"]),
+        ("fusion", generation.recipe.fusion.in_words),
+    ]
+    if build:
+        passages = count(build["passages"], "passage")
+        facts.append(("build", f"{build['state']}, {passages}, {duration(build['busy_s'])}"))
+        if build["reason"] and not generation.verified:
+            facts.append(("reason", build["reason"]))
+    return facts
+
+
+def votes_json(data: DataDirectory, name: str) -> list[dict[str, Any]]:
+    """What people on the Compare page thought of a generation, counted now: a vote may come long
+    after the gate looked."""
+    return votes_of(name, votes_summary(data.database))
 
 
 def _dtype(data: DataDirectory, generation: Generation) -> str | None:

@@ -14,15 +14,16 @@ from reindexer.live import open_live
 from reindexer.tuning import fit_candidate
 from reindexer.verify import Check
 from search.answer import RunMode
-from search.feedback_reports import votes_between
 from search.fusion_fit import FusionFit
 from search.generations import Generation
 from search.serving import OpenGeneration
+from training.evaluation import differences, most_changed
 from training.judgments import Judgments, judgments_hash, read_judgments
-from training.metrics import DEPTH, PRIMARY_METRIC, Scores, paired_bootstrap, score
+from training.metrics import DEPTH, PRIMARY_METRIC, Scores, score
 
 MAX_LOSS_NDCG = 0.01  # a candidate may score so much less than live and still pass
 QUERIES_PER_CALL = 64
+QUERIES_SHOWN = 5  # that gained most, and as many that lost most
 
 
 def check_quality(
@@ -37,7 +38,8 @@ def check_quality(
     """
     judgments = read_judgments(directory, split)
     opened, fit = fit_candidate(data, opened, judgments)
-    return _compare(data, opened.name, opened.searcher.runs, judgments, fit)
+    check, metrics = _compare(data, opened.name, opened.searcher.runs, judgments, fit)
+    return check, {**metrics, "judged": _judged(directory, split, judgments)}
 
 
 def compare_with_live(
@@ -47,7 +49,9 @@ def compare_with_live(
 
     runs: as in `score_answers`.
     """
-    return _compare(data, name, runs, read_judgments(directory, split), None)
+    judgments = read_judgments(directory, split)
+    check, metrics = _compare(data, name, runs, judgments, None)
+    return check, {**metrics, "judged": _judged(directory, split, judgments)}
 
 
 def _compare(
@@ -69,24 +73,52 @@ def _compare(
     metrics = by_mode["hybrid"]
     if "hybrid-rrf" in by_mode:
         metrics["rrf"] = by_mode["hybrid-rrf"]
+    metrics["against"] = compared[1].name if len(compared) > 1 else None
+    if baseline:
+        metrics["changed"] = _changed(judgments, candidate["hybrid"], baseline["hybrid"])
     detail = [f"{len(judgments.queries)} queries"]
     detail += [_fused(item, judgments) for item in compared if item.recipe.fusion.fitted]
-    if live is not None and live.name != name:
-        votes = votes_between(data.database, live.name, name)
-        if votes is not None:  # for people to know; the gate does not count them
-            metrics["votes"] = votes
-            detail.append(_voted(votes, live.name, name))
-    return _check(metrics, live.name if live is not None else "", "; ".join(detail)), metrics
+    return _check(metrics, "; ".join(detail)), metrics
 
 
-def _check(metrics: Mapping[str, Any], live_name: str, detail: str) -> Check:
+def _judged(directory: Path, split: str, judgments: Judgments) -> dict[str, Any]:
+    return {"folder": str(directory), "split": split, "queries": len(judgments.queries)}
+
+
+def _changed(judgments: Judgments, candidate: Scores, baseline: Scores) -> dict[str, Any]:
+    """How many queries are answered better and worse in nDCG@10, and those that changed most."""
+    before, after = baseline.per_query[PRIMARY_METRIC], candidate.per_query[PRIMARY_METRIC]
+    change = after - before
+    gained, lost = most_changed(change, QUERIES_SHOWN)
+
+    def rows(places: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "query_id": candidate.query_ids[place],
+                "query": judgments.queries[candidate.query_ids[place]],
+                "live": float(before[place]),
+                "candidate": float(after[place]),
+            }
+            for place in places
+        ]
+
+    return {
+        "better": int((change > 0).sum()),
+        "worse": int((change < 0).sum()),
+        "alike": int((change == 0).sum()),
+        "gained": rows(gained),
+        "lost": rows(lost),
+    }
+
+
+def _check(metrics: Mapping[str, Any], detail: str) -> Check:
     found = f"{PRIMARY_METRIC} {metrics['candidate'][PRIMARY_METRIC]:.4f}"
     expected, passed = "anything: nothing else is live to compare with", True
     if metrics["live"] is not None:
         difference = metrics["difference"][PRIMARY_METRIC]
         found += (
-            f" against {metrics['live'][PRIMARY_METRIC]:.4f} of {live_name}, a difference of "
-            f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+            f" against {metrics['live'][PRIMARY_METRIC]:.4f} of {metrics['against']}, a difference "
+            f"of {difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
         )
         expected = f"no more than {MAX_LOSS_NDCG} below the live generation"
         passed = difference["mean"] >= -MAX_LOSS_NDCG
@@ -100,13 +132,12 @@ def _check(metrics: Mapping[str, Any], live_name: str, detail: str) -> Check:
 def _side_by_side(candidate: Scores, baseline: Scores | None) -> dict[str, Any]:
     if baseline is None:
         return {"live": None, "candidate": candidate.means(), "difference": None}
-    difference = paired_bootstrap(
-        candidate.per_query[PRIMARY_METRIC], baseline.per_query[PRIMARY_METRIC]
-    )
     return {
         "live": baseline.means(),
         "candidate": candidate.means(),
-        "difference": {PRIMARY_METRIC: difference.to_json()},
+        "difference": {
+            name: item.to_json() for name, item in differences(candidate, baseline).items()
+        },
     }
 
 
@@ -117,13 +148,6 @@ def _as_validated(scores: Scores, fit: FusionFit) -> Scores:
     known = dict(zip(scores.query_ids, scores.per_query[PRIMARY_METRIC].tolist(), strict=True))
     values = np.array([validated.get(query_id, value) for query_id, value in known.items()])
     return replace(scores, per_query={**scores.per_query, PRIMARY_METRIC: values})
-
-
-def _voted(votes: Mapping[str, int], live_name: str, name: str) -> str:
-    return (
-        f"votes: {votes['candidate']:,} for {name}, {votes['live']:,} for {live_name}, "
-        f"{votes['neither']:,} for neither"
-    )
 
 
 def _fused(generation: Generation, judgments: Judgments) -> str:

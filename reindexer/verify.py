@@ -161,6 +161,8 @@ def _check_sample(again: _EncodedAgain) -> Check:
         else "no documents",
         expected=f"at least {MIN_COSINE} each, made from the same text",
         detail=such_as(len(differ), differ),
+        value=float(again.cosine.min()) if len(again.cosine) else None,
+        at_least=MIN_COSINE,
     )
 
 
@@ -229,6 +231,8 @@ def _check_index(collection: DenseCollection) -> Check:
         passed=indexed >= MIN_INDEXED,
         found=f"{indexed:.1%} of the vectors indexed",
         expected=f"at least {MIN_INDEXED:.0%}",
+        value=indexed,
+        at_least=MIN_INDEXED,
     )
 
 
@@ -265,6 +269,8 @@ def _check_answers(collection: DenseCollection) -> list[Check]:
             passed=recall >= MIN_RECALL,
             found=f"{recall:.3f} of the exact top {RECALL_K} over {len(shares)} queries",
             expected=f"at least {MIN_RECALL}",
+            value=recall,
+            at_least=MIN_RECALL,
         ),
     ]
 

@@ -100,6 +100,9 @@ class GenerationDetail(Generation):
     dtype: str | None = Field(description="float or int8: what its rows were computed in")
     recipe: dict[str, Any]
     verified: dict[str, Any] | None
+    votes: list[dict[str, Any]] = Field(
+        description="As of now, against each other generation: against, mine, theirs, neither"
+    )
     build: dict[str, Any] | None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -155,17 +155,25 @@ def votes_summary(database: Database) -> list[dict[str, Any]]:
     ]
 
 
-def votes_between(database: Database, live: str, candidate: str) -> Mapping[str, int] | None:
-    """How people voted between two generations: live, candidate, neither. None without a vote."""
-    for row in votes_summary(database):
-        if {row["one"], row["other"]} == {live, candidate}:
-            better = {row["one"]: row["one_better"], row["other"]: row["other_better"]}
-            return {
-                "live": better[live],
-                "candidate": better[candidate],
+def votes_of(generation: str, summary: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The votes in which a generation took part, seen from it: against whom, mine, theirs, neither.
+
+    summary: as `votes_summary` gives it.
+    """
+    found = []
+    for row in summary:
+        if generation not in (row["one"], row["other"]):
+            continue
+        mine, theirs = ("one", "other") if row["one"] == generation else ("other", "one")
+        found.append(
+            {
+                "against": row[theirs],
+                "mine": row[f"{mine}_better"],
+                "theirs": row[f"{theirs}_better"],
                 "neither": row["neither"],
             }
-    return None
+        )
+    return found
 
 
 def prune_feedback(database: Database, before: float) -> int:

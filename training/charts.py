@@ -63,6 +63,17 @@ class Spot:
     marker: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A figure beside the bound that it is to keep."""
+
+    name: str
+    figure: str  # as people read it
+    value: float  # length of the bar
+    bound: float  # on the scale of value
+    met: bool
+
+
 def difference_chart(
     rows: Sequence[tuple[str, Difference]], *, title: str, about: str, x_label: str
 ) -> str:
@@ -176,6 +187,32 @@ def spot_chart(spots: Sequence[Spot], *, title: str, about: str, x_label: str, y
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, -0.22))
+    return _svg(figure, title, about)
+
+
+def target_chart(
+    targets: Sequence[Target], *, title: str, about: str, x_label: str, x_max: float
+) -> str:
+    """A bar for each figure, up to x_max, with a line where its bound is. Missed: hatched."""
+    figure, axes = _chart(height_in=0.7 + 0.5 * len(targets))
+    for place, target in enumerate(targets):
+        axes.barh(
+            place,
+            min(max(target.value, 0), x_max),
+            height=0.34,
+            color=TUNED if target.met else "none",
+            edgecolor=TUNED if target.met else BASE,
+            hatch="" if target.met else "////",
+        )
+        axes.vlines(target.bound, place - 0.28, place + 0.28, color=INK, linewidth=2)
+        for side, x, text in (("left", 0.0, target.name), ("right", x_max, target.figure)):
+            # parse_math: a name with two dollar signs is no formula.
+            axes.text(x, place - 0.34, text, ha=side, color=INK, fontsize=9, parse_math=False)
+    axes.set_yticks([])
+    axes.set_ylim(len(targets) - 0.5, -0.85)
+    axes.set_xlim(0, x_max)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(x_label)
     return _svg(figure, title, about)
 
 

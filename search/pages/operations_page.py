@@ -189,27 +189,10 @@ class OperationsPage:
                     "passed": bool(verified.get("passed")),
                     "checks": verified.get("checks") or [],
                     "metrics": _gate_rows(verified.get("metrics") or {}),
-                    "votes": self._votes(name),
+                    "votes": shown["votes"],
                 }
             )
         return reports
-
-    def _votes(self, name: str) -> list[dict[str, Any]]:
-        """The votes in which this generation took part, seen from it."""
-        found = []
-        for row in self._service.feedback.votes():
-            if name not in (row["one"], row["other"]):
-                continue
-            is_one = row["one"] == name
-            found.append(
-                {
-                    "against": row["other"] if is_one else row["one"],
-                    "mine": row["one_better"] if is_one else row["other_better"],
-                    "theirs": row["other_better"] if is_one else row["one_better"],
-                    "neither": row["neither"],
-                }
-            )
-        return found
 
     def _plot(self, build: Json) -> Markup:
         rates = self._throughput.rates(build["build_id"])

@@ -23,7 +23,7 @@ from search.feedback_reports import (
     click_events,
     feedback_summary,
     prune_feedback,
-    votes_between,
+    votes_of,
     votes_summary,
 )
 from search.generations import Catalog
@@ -295,8 +295,10 @@ def test_votes_are_counted_for_each_pair_of_generations(
         {"one": one, "other": two, "votes": 4, "one_better": 1, "other_better": 2, "neither": 1},
         {"one": two, "other": three, "votes": 1, "one_better": 0, "other_better": 1, "neither": 0},
     ]  # fmt: skip
-    assert votes_between(database, two, one) == {"live": 2, "candidate": 1, "neither": 1}
-    assert votes_between(database, one, three) is None
+    summary = votes_summary(database)
+    assert votes_of(one, summary)[0] == {"against": two, "mine": 1, "theirs": 2, "neither": 1}
+    assert votes_of(two, summary)[0] == {"against": one, "mine": 2, "theirs": 1, "neither": 1}
+    assert three not in [row["against"] for row in votes_of(one, summary)]
     assert {row["who"] for row in rows(database, votes)} == {""}
 
 
