@@ -33,7 +33,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.report import Report, interleaved, ratio, seconds
+from benchmarks.report import Report, interleaved, ratio, read_arguments, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.ingest import ingest
 from reindexer.journal import BUILD_LEASE, Lease
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--dtype", choices=("auto", *get_args(EncoderDtype)), default="auto")
     parser.add_argument("--device", default="auto")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), device=arguments.device, dtype=arguments.dtype)
@@ -89,6 +89,7 @@ def main() -> int:
             report = Report(
                 f"build: {data.corpus.count():,} documents, {version.base}",
                 [f"{torch.get_num_threads()} torch threads", encoder.device, encoder.dtype],
+                path=arguments.report,
             )
             bench = _Bench(data, recipe, encoder, by_hand)
             bench.measure(report, arguments.rounds)

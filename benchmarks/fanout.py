@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 
 import numpy as np
 
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.chunk_work import ActorOrder
 from reindexer.chunks import Chunk, ChunkLog
 from reindexer.data_directory import DataDirectory
@@ -103,9 +103,11 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=1_600)
     parser.add_argument("--actors", type=int, default=4)
     parser.add_argument("--where", choices=("ray", "processes"), default="ray")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
 
-    report = Report(f"fan-out: {arguments.documents:,} documents, {arguments.where}")
+    report = Report(
+        f"fan-out: {arguments.documents:,} documents, {arguments.where}", path=arguments.report
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), chunk_docs=CHUNK_DOCS)
         with SleepingDirectory(settings) as data:

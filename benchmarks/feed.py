@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 import numpy as np
 
 from benchmarks import fanout
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.replay import Replay
 from reindexer.settings import Settings
 from reindexer.stages import StageClock
@@ -51,9 +51,13 @@ class InstantEncoder(fanout.SleepingEncoder):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--passages", type=int, default=20_000)
-    n = parser.parse_args().passages
+    arguments = read_arguments(parser)
+    n = arguments.passages
     fanout.PASSAGE_S = 0.0
-    report = Report(f"feeding a model that takes no time: {n:,} passages of {TOKENS} tokens")
+    report = Report(
+        f"feeding a model that takes no time: {n:,} passages of {TOKENS} tokens",
+        path=arguments.report,
+    )
     words = WORD_LIST.split()
     drawn = np.random.default_rng(0).integers(0, len(words), (n, TOKENS - 2))
     with (

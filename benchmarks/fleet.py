@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
-from benchmarks.report import Report, percentile
+from benchmarks.report import Report, percentile, read_arguments
 from reindexer.cutover import cut_over
 from tests.acceptance.clients import Answered, Clients
 from tests.acceptance.conftest import text_of
@@ -39,10 +39,11 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--switches", type=int, default=20)
     parser.add_argument("--steady", type=float, default=10.0, help="seconds before the switches")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     report = Report(
         f"fleet: {MEMBERS} serving processes, {arguments.clients} clients, "
-        f"{arguments.switches} switches, {arguments.documents:,} documents"
+        f"{arguments.switches} switches, {arguments.documents:,} documents",
+        path=arguments.report,
     )
     texts = {f"d{number}": text_of(number) for number in range(arguments.documents)}
     with (

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.data_directory import DataDirectory
 from reindexer.live import open_live
 from reindexer.settings import Settings
@@ -46,9 +46,11 @@ def main() -> int:
     parser.add_argument("sets", nargs="+", metavar="DATA:FOLDER")
     parser.add_argument("--labels", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=200)
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
 
-    report = Report(f"{arguments.repeats} half-splits, at most {arguments.labels} labels")
+    report = Report(
+        f"{arguments.repeats} half-splits, at most {arguments.labels} labels", path=arguments.report
+    )
     gains = []
     for item in arguments.sets:
         data_dir, _, folder = item.partition(":")

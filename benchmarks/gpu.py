@@ -36,7 +36,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.report import Report, seconds
+from benchmarks.report import Report, read_arguments, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.recipes import recipe_for
 from reindexer.replay import Replay, ReplayProgress
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu for tiny models")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passages", type=int, help="of each model, instead of its own number")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     is_cpu = arguments.device == "cpu"
     if not is_cpu and not torch.cuda.is_available():
         print(
@@ -101,7 +101,9 @@ def main() -> int:
     device = torch.device(arguments.device)
     name = "no GPU: a trial with tiny models" if is_cpu else torch.cuda.get_device_name(device)
     report = Report(
-        f"encoding on {arguments.device}", [name, f"torch {torch.__version__}", *_cuda()]
+        f"encoding on {arguments.device}",
+        [name, f"torch {torch.__version__}", *_cuda()],
+        path=arguments.report,
     )
     peak = 0.0 if is_cpu else _matmul_rate(device)
     if peak:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
-from benchmarks.report import Report, percentile
+from benchmarks.report import Report, percentile, read_arguments
 from tests.acceptance.conftest import text_of
 from tests.acceptance.supervised import Readers, Supervised, Writers, losses, wait_for
 from tests.tiny_models import make_tiny_model
@@ -33,8 +33,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    report = Report(f"kills: {arguments.kills} times, {arguments.documents:,} documents")
+    arguments = read_arguments(parser)
+    report = Report(
+        f"kills: {arguments.kills} times, {arguments.documents:,} documents", path=arguments.report
+    )
     with tempfile.TemporaryDirectory() as temporary:
         _measure(report, Path(temporary), arguments)
     return report.exit_code()

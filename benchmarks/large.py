@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 import httpx
 
 from benchmarks.corpus import documents, fill, queries, static_model
-from benchmarks.report import Report, percentile, seconds
+from benchmarks.report import Report, percentile, read_arguments, seconds
 from benchmarks.service import serving
 from reindexer.data_directory import open_data_directory
 from reindexer.journal import Build
@@ -46,8 +46,11 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--keep", type=Path, help="folder for what is built")
-    arguments = parser.parse_args()
-    report = Report(f"large: {arguments.documents:,} documents, {arguments.dim} dimensions")
+    arguments = read_arguments(parser)
+    report = Report(
+        f"large: {arguments.documents:,} documents, {arguments.dim} dimensions",
+        path=arguments.report,
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         settings = Settings(data_dir=folder / "data")

@@ -32,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
 from benchmarks.corpus import documents, fill
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.recipes import recipe_for
 from reindexer.replay import Replay
@@ -57,13 +57,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     if arguments.child:
         print(json.dumps(_child(arguments.folder, CHILDREN[arguments.child])))
         return 0
     small, large = arguments.documents
     report = Report(
-        f"memory of a build: {small:,} and {large:,} documents", ["anonymous resident memory"]
+        f"memory of a build: {small:,} and {large:,} documents",
+        ["anonymous resident memory"],
+        path=arguments.report,
     )
     with tempfile.TemporaryDirectory() as temporary:
         folders = {size: _corpus(Path(temporary), size) for size in (small, large)}

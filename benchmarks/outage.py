@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
 from benchmarks.corpus import documents, fill
-from benchmarks.report import Report, seconds
+from benchmarks.report import Report, read_arguments, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
@@ -34,9 +34,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--documents", type=int, default=4_000)
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     report = Report(
-        f"outage: a server gone for {arguments.seconds:g} s, {arguments.documents:,} documents"
+        f"outage: a server gone for {arguments.seconds:g} s, {arguments.documents:,} documents",
+        path=arguments.report,
     )
     with tempfile.TemporaryDirectory() as temporary, QdrantServer() as server:
         model = make_tiny_model(Path(temporary) / "model", kind="static")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -15,13 +16,21 @@ BLOCK = 100  # queries before it is the other's turn
 Ask = Callable[[str], object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One figure of a report."""
+
     name: str
     figure: str
+    value: float
+    bound: float | None  # the first of the targets
     target: str  # "" for a figure that promises nothing
     met: bool
     note: str
+
+    @property
+    def verdict(self) -> str:
+        return "" if not self.target else "met" if self.met else "MISSED"
 
 
 @dataclass(slots=True)
@@ -30,11 +39,17 @@ class Report:
 
     title: str
     hardware: Sequence[str] = ()  # facts beyond the machine's own: threads, number format
-    _lines: list[_Line] = field(default_factory=list)
+    path: Path | None = None  # where a page of it is written, with its Markdown beside it
+    lines: list[Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         print(self.title)
-        print(", ".join([machine(), *self.hardware]), flush=True)
+        print(self.ran_on, flush=True)
+
+    @property
+    def ran_on(self) -> str:
+        """The machine, and the further facts."""
+        return ", ".join([machine(), *self.hardware])
 
     def figure(
         self,
@@ -58,26 +73,43 @@ class Report:
             )
             if bound is not None
         ]
-        line = _Line(
+        line = Line(
             name=name,
             figure=f"{value:,.{digits}f} {unit}".rstrip(),
+            value=value,
+            bound=targets[0][1] if targets else None,
             target=" ".join(f"{sign} {bound:,g}" for sign, bound, _ in targets),
             met=all(met for _, _, met in targets),
             note=note,
         )
-        self._lines.append(line)
-        verdict = "" if not line.target else "met" if line.met else "MISSED"
+        self.lines.append(line)
         print(
-            f"  {line.name:<52}{line.figure:>18}  {line.target:<10} {verdict:<7}{line.note}",
+            f"  {line.name:<52}{line.figure:>18}  {line.target:<10} {line.verdict:<7}{line.note}",
             flush=True,
         )
 
     def exit_code(self) -> int:
-        """1 when a target was missed."""
-        missed = [line.name for line in self._lines if not line.met]
+        """1 when a target was missed. The page is written, if one was asked for."""
+        if self.path is not None:
+            from benchmarks.report_page import write_page
+
+            page, markdown = write_page(self, self.path)
+            print(f"the page is {page}, in Markdown {markdown}")
+        missed = [line.name for line in self.lines if not line.met]
         if missed:
             print(f"missed: {'; '.join(missed)}")
         return 1 if missed else 0
+
+
+def read_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What the script was given, with --report FILE, which is for the path of its report."""
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write a page with a plot to FILE, and the same as Markdown beside it",
+    )
+    return parser.parse_args()
 
 
 def machine() -> str:

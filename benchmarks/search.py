@@ -35,7 +35,7 @@ import qdrant_edge as engine
 import Stemmer
 
 from benchmarks.corpus import documents, fill, queries, vectors
-from benchmarks.report import Ask, Report, ask_ms, percentile, queries_by_turns
+from benchmarks.report import Ask, Report, ask_ms, percentile, queries_by_turns, read_arguments
 from search.analyzer import Analyzer
 from search.collection_file import read_collection_file
 from search.corpus import Corpus
@@ -77,10 +77,11 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--keep", type=Path, help="folder for what is built")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     report = Report(
         f"search: {arguments.documents:,} documents, {DIM} dimensions, "
-        f"{arguments.queries:,} queries, depth {DEFAULT_DEPTH}, k 10"
+        f"{arguments.queries:,} queries, depth {DEFAULT_DEPTH}, k 10",
+        path=arguments.report,
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)

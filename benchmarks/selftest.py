@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 
 import numpy as np
 
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.selftest.child import Child, KillAt, prepare_children
 from reindexer.selftest.gate import prove_gate
 from reindexer.selftest.kill import prove_kills
@@ -63,12 +63,12 @@ def main() -> int:
     parser.add_argument("tools", nargs="*", metavar="TOOL", help="all of them unless named")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     wanted = arguments.tools or [*TOOLS, *OTHERS]
     if unknown := set(wanted) - {*TOOLS, *OTHERS}:
         parser.error(f"no such tool: {', '.join(sorted(unknown))}")
     prepare_children()
-    report = Report("selftest" + (", small" if arguments.small else ""))
+    report = Report("selftest" + (", small" if arguments.small else ""), path=arguments.report)
     for name in wanted:
         if name in TOOLS:
             prove, full, small = TOOLS[name]

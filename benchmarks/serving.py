@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside
 import httpx
 
 from benchmarks.corpus import documents, fill, queries
-from benchmarks.report import Report, percentile, queries_by_turns
+from benchmarks.report import Report, percentile, queries_by_turns, read_arguments
 from benchmarks.service import serving
 from reindexer.data_directory import open_data_directory
 from reindexer.live import opened_here
@@ -54,8 +54,10 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--keep", type=Path, help="folder for what is built")
-    arguments = parser.parse_args()
-    report = Report(f"serving: {arguments.documents:,} documents, {DIM} dimensions, k 10")
+    arguments = read_arguments(parser)
+    report = Report(
+        f"serving: {arguments.documents:,} documents, {DIM} dimensions, k 10", path=arguments.report
+    )
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         settings = Settings(data_dir=folder / "data")

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
 from benchmarks.corpus import doc_id, documents, fill
-from benchmarks.report import Report, ratio, seconds
+from benchmarks.report import Report, ratio, read_arguments, seconds
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.journal import SYNC_LEASE
 from reindexer.settings import Settings
@@ -53,9 +53,11 @@ def main() -> int:
     parser.add_argument("--documents", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--changes", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     sizes: list[int] = arguments.documents
-    report = Report(f"sync: {' and '.join(f'{size:,}' for size in sizes)} documents")
+    report = Report(
+        f"sync: {' and '.join(f'{size:,}' for size in sizes)} documents", path=arguments.report
+    )
     with tempfile.TemporaryDirectory() as temporary:
         model = make_tiny_model(Path(temporary) / "model", kind="static")
         measured = [_prepare(Path(temporary) / str(size), model, size) for size in sizes]

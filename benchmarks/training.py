@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
-from benchmarks.report import Report
+from benchmarks.report import Report, read_arguments
 from reindexer.data_directory import DataDirectory, open_data_directory
 from reindexer.settings import Settings
 from search.documents import Change, Document
@@ -48,9 +48,9 @@ def main() -> int:
     parser.add_argument("--matryoshka", help="dimensions, such as 384,256,128,64")
     parser.add_argument("--at-least", type=float, default=0.700, help="of the tuned nDCG@10")
     parser.add_argument("--hybrid-at-least", type=float, default=0.745)
-    arguments = parser.parse_args()
+    arguments = read_arguments(parser)
     dims = [int(dim) for dim in arguments.matryoshka.split(",")] if arguments.matryoshka else None
-    report = Report(f"training: {arguments.folder.name}, {arguments.base}")
+    report = Report(f"training: {arguments.folder.name}, {arguments.base}", path=arguments.report)
     lexical = _lexical_runs(arguments.folder)
     qrels = read_judgments(arguments.folder, "test").qrels
     tuned: list[float] = []
