@@ -4,15 +4,17 @@
     python -m benchmarks.fuzz --inputs 20000 --targets api,queries --seed 7
 
 The inputs are divided over the targets of `tests/bad_input_targets.py` by their shares; each target
-has a process of its own, as many at a time as there are cores. Where atheris can be imported,
-coverage guides the choice of inputs: it feeds bytes into the same Hypothesis tests. Otherwise, or
-with --random, Hypothesis chooses, lot by lot with a seed of its own each. Prints a line for each
-target, and exits with 1 when a promise was broken; the input that breaks it is shown.
+has a process of its own, as many at a time as there are cores. Where atheris can be imported
+(`pip install -c constraints.txt -e '.[dev,fuzz]'`), coverage guides the choice of inputs: it feeds
+bytes into the same Hypothesis tests. Otherwise, or with --random, Hypothesis chooses, lot by lot
+with a seed of its own each. Prints a line for each target, and exits with 1 when a promise was
+broken; the input that breaks it is shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -21,14 +23,14 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.bad_input_targets import TARGETS, Target, in_new_folder
+from tests.bad_input_targets import Target, in_new_folder
 
 LOT = 2_000  # inputs that Hypothesis remembers, so as not to draw one twice
 
@@ -40,19 +42,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--random", action="store_true", help="without atheris")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # target of a child
+    parser.add_argument("--of", default="tests.bad_input_targets", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    targets: tuple[Target, ...] = importlib.import_module(options.of).TARGETS
     is_guided = not options.random and importlib.util.find_spec("atheris") is not None
     if options.one is not None:
         warnings.simplefilter("ignore")
         run = _guided if is_guided else _random
-        return run(_named(options.one)[0], options.inputs, options.seed)
-    chosen = _named(options.targets) if options.targets else TARGETS
+        return run(_named(targets, options.one)[0], options.inputs, options.seed)
+    chosen = _named(targets, options.targets) if options.targets else targets
     shares = sum(target.share for target in chosen)
     counts = [max(1, options.inputs * target.share // shares) for target in chosen]
     print(f"inputs chosen by {'atheris (coverage)' if is_guided else 'Hypothesis'}", flush=True)
     began = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        work = partial(_in_child, seed=options.seed, is_guided=is_guided)
+        work = partial(_in_child, of=options.of, seed=options.seed, is_guided=is_guided)
         held = list(pool.map(work, chosen, counts))
     broken = [target.name for target, holds in zip(chosen, held, strict=True) if not holds]
     verdict = f"broken: {', '.join(broken)}" if broken else "all promises hold"
@@ -60,10 +64,10 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _in_child(target: Target, n_inputs: int, *, seed: int, is_guided: bool) -> bool:
+def _in_child(target: Target, n_inputs: int, *, of: str, seed: int, is_guided: bool) -> bool:
     """Whether the promises hold. atheris ends the process that it runs in."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--one", target.name]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--of", of, "--one", target.name]
     command += ["--inputs", str(n_inputs), "--seed", str(seed)]
     command += [] if is_guided else ["--random"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -76,10 +80,10 @@ def _in_child(target: Target, n_inputs: int, *, seed: int, is_guided: bool) -> b
     return holds
 
 
-def _named(names: str) -> list[Target]:
-    found = [target for target in TARGETS if target.name in names.split(",")]
+def _named(targets: Sequence[Target], names: str) -> list[Target]:
+    found = [target for target in targets if target.name in names.split(",")]
     if not found:
-        raise SystemExit(f"no such target; there are {', '.join(t.name for t in TARGETS)}")
+        raise SystemExit(f"no such target; there are {', '.join(t.name for t in targets)}")
     return found
 
 

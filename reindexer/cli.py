@@ -197,6 +197,9 @@ def _report(error: BaseException, invocation: Invocation) -> int:
         case click.ClickException():
             _say_error(error.format_message())
             return error.exit_code
+        case UnicodeEncodeError(reason="surrogates not allowed"):
+            _say_error(f"{error.object[:80]!a} holds bytes that are not UTF-8; expected UTF-8")
+            return EXIT_USAGE
     if invocation.verbosity:
         log.error("where it comes from:", exc_info=error)
     for kind, code in EXIT_CODES:

@@ -14,33 +14,29 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 from reindexer.backup_folder import FORMAT, Backup
-from reindexer.errors import ReindexerError
 from reindexer.service import PROBLEMS, ReindexerService
 from reindexer.settings import Settings, environment_variable, read_settings
-from reindexer.sources import open_source
 from search.app import create_app
 from search.documents import filter_from_json, parse_filter
-from search.errors import SearchError
 from search.searcher import SearchRequest
+from tests import bad_commands, bad_sources
 from tests import bad_inputs as bad
+from tests.bad_sources import OURS, Check
 from tests.word_directory import WordDirectory
 from training.clicks import ClickLog, ClickRules
-from training.errors import TrainingError
 from training.model_description import describe
 from training.model_files import files_to_keep
 from training.model_version import ModelFile, ModelVersion, fingerprint, parse_manifest
 from training.pair_sources import open_pairs
 
-OURS = (SearchError, ReindexerError, TrainingError)
 WAIT_S = 60.0
-
-Check = Callable[[Any], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +47,6 @@ class Target:
     inputs: st.SearchStrategy[Any]
     opened: Callable[[Path], Any]  # a context manager that gives the check
     share: int  # of 100
-
-
-@contextmanager
-def _ingest(folder: Path, ending: str) -> Iterator[Check]:
-    """Every row of a file is a document or a rejection; a second reading gives the same."""
-    path = folder / f"input{ending}"
-
-    def check(content: bytes) -> None:
-        path.write_bytes(content)
-        with suppress(*OURS):
-            source = open_source(path)
-            assert [repr(row) for row in source] == [repr(row) for row in source]
-
-    yield check
 
 
 @contextmanager
@@ -308,18 +290,6 @@ def _queries(folder: Path) -> Iterator[Check]:
         yield check
 
 
-def _jsonl(folder: Path) -> Any:
-    return _ingest(folder, ".jsonl")
-
-
-def _csv(folder: Path) -> Any:
-    return _ingest(folder, ".csv")
-
-
-def _parquet(folder: Path) -> Any:
-    return _ingest(folder, ".parquet")
-
-
 _manifest_bytes = st.one_of(
     bad.json_of(bad.almost(manifest()), bad.to_json(manifest())),
     bad.json_of(bad.almost(backup_manifest()), bad.to_json(backup_manifest())),
@@ -334,16 +304,20 @@ _pair_files = st.one_of(
 TARGETS = tuple(
     Target(name=name, inputs=inputs, opened=opened, share=share)
     for name, inputs, opened, share in (
-        ("jsonl", bad.documents, _jsonl, 16),
-        ("csv", bad.tables, _csv, 12),
-        ("parquet", bad.parquet_files, _parquet, 6),
-        ("filters", st.one_of(bad.filters, bad.conditions), _filters, 22),
+        ("jsonl", bad.documents, partial(bad_sources.a_file, ending=".jsonl"), 8),
+        ("csv", bad.tables, partial(bad_sources.a_file, ending=".csv"), 6),
+        ("parquet", bad.parquet_files, partial(bad_sources.a_file, ending=".parquet"), 4),
+        ("folder", bad_sources.folders, bad_sources.a_folder, 4),
+        ("beir", bad_sources.judged, bad_sources.a_judged_folder, 4),
+        ("sqlite", bad_sources.table_rows, bad_sources.a_database, 4),
+        ("commands", bad_commands.arguments, bad_commands.a_terminal, 1),
+        ("filters", st.one_of(bad.filters, bad.conditions), _filters, 28),
         ("settings", st.tuples(bad.settings_files, st.integers(0, 999), bad.texts), _settings, 4),
         ("queries", bad.query_bodies, _queries, 5),
         ("api", bad.calls, _api, 5),
-        ("pairs", _pair_files, _pairs, 10),
+        ("pairs", _pair_files, _pairs, 12),
         ("clicks", bad.clicks, _clicks, 8),
-        ("models", bad.model_file, _models, 6),
+        ("models", bad.model_file, _models, 5),
         ("manifests", _manifest_bytes, _manifests, 6),
     )
 )

@@ -196,7 +196,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise JudgmentsInvalid(f"{where} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise JudgmentsInvalid(f"{where}: expected an object in curly brackets")

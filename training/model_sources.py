@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from training.errors import ModelNotFound
+from training.local_path import local_path
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
@@ -18,7 +19,7 @@ def find_model(ref: str, *, trust_remote_code: bool = False) -> Path:
     """The folder that a reference means; a hub id is downloaded. Raises ModelNotFound."""
     if ref.startswith(_PACKAGE):
         return _in_package(ref.removeprefix(_PACKAGE))
-    folder = Path(ref).expanduser()
+    folder = local_path(ref)
     if folder.is_dir():
         return folder.resolve()
     if folder.is_file():
@@ -36,14 +37,14 @@ def name_from(ref: str) -> str:
     command line can carry."""
     hub = hub_id(ref)
     stem = ref.removeprefix(_PACKAGE) if hub is None else hub
-    last = Path(stem).expanduser().resolve().name if hub is None else stem.rpartition("/")[2]
+    last = local_path(stem).resolve().name if hub is None else stem.rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-_") or "model"
 
 
 def hub_id(ref: str) -> str | None:
     """`organisation/name` when that is what a reference looks like: no folder, no version."""
     match = _HUB_ID.fullmatch(ref)
-    if match is None or ref.startswith((".", "/", "~")) or Path(ref).expanduser().is_dir():
+    if match is None or ref.startswith((".", "/", "~")) or local_path(ref).is_dir():
         return None
     return match[1]
 

@@ -19,6 +19,7 @@ from reindexer.sources.single_part import FileSource
 from reindexer.sources.sql import SqlSource, is_sql_url
 from search.documents import DEFAULT_SOURCE, validate_source
 from search.errors import InvalidDocument
+from training.local_path import local_path
 
 FORMATS = ("auto", "beir", "jsonl", "csv", "parquet", "folder", "sql", "qdrant", "hf")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -99,7 +100,7 @@ def open_source(
             return HubSource(text, reader, split=split or "train", subset=subset)
     if isinstance(ref, str) and is_url(ref):
         return _open_files(ref, format, reader)
-    path = Path(ref).expanduser()
+    path = local_path(ref)
     if is_pattern(text) and not path.exists():
         return _open_files(f"file://{path.absolute()}", format, reader)
     _check_exists(path)

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
 from reindexer.backup_folder import Backup
+from reindexer.cli import cli
 from reindexer.errors import BackupDamaged
 from reindexer.settings import SettingsInvalid, read_settings
 from reindexer.sources import Rejected, open_source
 from tests import bad_inputs as bad
 from tests.bad_input_targets import TARGETS, Target, backup_manifest, in_new_folder, manifest
 from training.audit_sheet import read_verdicts
-from training.errors import ModelDamaged, PairsInvalid
+from training.errors import JudgmentsInvalid, ModelDamaged, PairsInvalid
+from training.judgments import read_judgments
 from training.model_description import describe
 from training.model_version import parse_manifest
 from training.record_values import unix_time
@@ -51,6 +54,36 @@ def test_a_document_nested_too_deep_is_rejected_and_the_next_one_read(tmp_path: 
     assert first.doc_id == "a"
     assert "nested more than 100 deep" in first.reason
     assert not isinstance(second, Rejected)
+
+
+def test_judgments_nested_too_deep_are_told_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q1\td1\t1\n")
+    (tmp_path / "queries.jsonl").write_text(bad.deep("[", "]", 100_000))
+
+    with pytest.raises(JudgmentsInvalid, match=r"queries.jsonl line 1 is not JSON"):
+        read_judgments(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ingest", "~nobody-of-this-name/rows.jsonl"],
+        ["models", "register", "~nobody-of-this-name/model"],
+        ["ingest", "rows.jsonl", "--source", "\udcd4"],
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_told(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_bytes(bad.to_json(bad.DOCUMENT))
+
+    done = CliRunner().invoke(cli, ["--data-dir", str(tmp_path / "data"), *arguments])
+
+    assert done.exit_code in (1, 2)
+    assert "unexpected" not in done.stderr
+    assert "there is no" in done.stderr or "not UTF-8" in done.stderr
 
 
 @pytest.mark.parametrize(
