@@ -8,8 +8,6 @@ under a build.
 from __future__ import annotations
 
 import contextlib
-import io
-import tarfile
 import tempfile
 import time
 from collections import deque
@@ -25,6 +23,7 @@ from reindexer.errors import BuildFailed
 from reindexer.fanout import ActorLost, ActorReady, Answer
 from reindexer.governor import lower_priority
 from training.extras import require
+from training.model_archive import pack, unpack
 from training.registry import ModelVersion
 
 require("ray", extra="ray")
@@ -58,8 +57,7 @@ class RayChunkWork(ChunkWork):
         if self._archive and not folder.is_dir():
             data.registry.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=data.registry.root, prefix=".incoming-") as new:
-                with tarfile.open(fileobj=io.BytesIO(ray.get(self._archive[0]))) as files:
-                    files.extractall(new, filter="data")
+                unpack(ray.get(self._archive[0]), Path(new))
                 with contextlib.suppress(OSError):  # another actor of this machine was quicker
                     (Path(new) / model).rename(folder)
         return super()._load(data)
@@ -100,7 +98,7 @@ class RayPool:
         self._cpus, self._gpus = cpus, gpus
         self._room, self._looked_at = 1, -LOOK_S
         self._order = ray.put(order)
-        self._model = [ray.put(_archive(version))] if version is not None else []
+        self._model = [ray.put(pack(version))] if version is not None else []
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(
             RayChunkWork
         )
@@ -171,11 +169,3 @@ def _answer(actor: RayActor) -> Answer:
     except ray.exceptions.RayError as error:
         return ActorLost(reason=" ".join(str(error).split())[:300])
     return answer if isinstance(answer, ChunkResult) else ActorReady(where=str(answer))
-
-
-def _archive(version: ModelVersion) -> bytes:
-    """The version's folder, to be unpacked into another registry's folder."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(version.path, arcname=str(version))
-    return buffer.getvalue()

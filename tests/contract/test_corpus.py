@@ -37,6 +37,24 @@ def doc(doc_id: str, text: str = "text", **fields: object) -> Document:
     return Document.of(doc_id=doc_id, text=text, **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["'; DROP TABLE documents; --", "' OR '1'='1", "%", "_", "\\", ":seq", "%(seq)s", "{}", "$1"],
+)
+def test_sql_in_ids_sources_and_metadata_is_text(corpus: Corpus, text: str) -> None:
+    corpus.put([doc("other")])
+    hostile = doc(text, text, title=text, metadata={text: text}, source=text)
+
+    corpus.put([hostile])
+
+    assert corpus.get(text) == hostile
+    assert corpus.get_many([text, "other"]).keys() == {text, "other"}
+    assert list(corpus.doc_ids(text)) == [text]
+    assert dict(corpus.sources()) == {"default": 1, text: 1}
+    assert corpus.delete([text], source=text).deleted == 1
+    assert corpus.count() == 1
+
+
 def test_put_counts_what_is_new_changed_and_unchanged(corpus: Corpus) -> None:
     corpus.put([doc("a"), doc("b")])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import socket
 import stat
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -19,12 +22,16 @@ from reindexer.data_directory import open_data_directory
 from reindexer.settings import Settings
 from tests.bad_input_targets import Service, manifest, service
 from tests.bad_inputs import MODEL_FILES
+from tests.local_server import LocalHandler, LocalServer
 from training import audit_sheet
-from training.errors import ModelDamaged, ModelNotFound, ModelUnsafe
+from training.endpoint import Endpoint
+from training.errors import EndpointRefused, ModelDamaged, ModelNotFound, ModelUnsafe
+from training.model_archive import unpack
 from training.model_description import describe
 from training.model_files import files_to_keep
 from training.model_version import parse_manifest
 from training.registry import ModelRegistry
+from training.remote_ref import RemoteAccess
 
 OUTSIDE = [
     "../secret",
@@ -38,6 +45,7 @@ OUTSIDE = [
 ADDRESSES = [
     "http://169.254.169.254/latest/meta-data", "https://127.0.0.1:1/x", "hf://owner/name",
     "s3://bucket/key", "file:///etc/passwd", "owner/name", "package:os", "/etc",
+    "tei:http://169.254.169.254", "openai:http://127.0.0.1:1/v1#embed",
 ]  # fmt: skip
 
 
@@ -140,6 +148,80 @@ def test_code_and_pickles_in_a_model_are_refused(tmp_path: Path, name: str, valu
 
     with pytest.raises(ModelUnsafe):
         describe(folder, trust_remote_code=False)
+
+
+def archive(name: str, **more: object) -> bytes:
+    """One harmless file, and a member that is not."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as files:
+        files.addfile(tarfile.TarInfo("x@1/config.json"))
+        hostile = tarfile.TarInfo(name)
+        for key, value in more.items():
+            setattr(hostile, key, value)
+        files.addfile(hostile)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("../secret", {}),
+        ("x@1/../../secret", {}),
+        ("x@1/link", {"type": tarfile.SYMTYPE, "linkname": "../../secret"}),
+        ("x@1/link", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
+        ("x@1/link", {"type": tarfile.LNKTYPE, "linkname": "../secret"}),
+        ("x@1/device", {"type": tarfile.CHRTYPE}),
+        ("x@1/pipe", {"type": tarfile.FIFOTYPE}),
+    ],
+)
+def test_an_archive_leaves_nothing_outside_of_its_folder(
+    tmp_path: Path, name: str, more: dict[str, object]
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    folder = tmp_path / "new"
+    folder.mkdir()
+
+    with pytest.raises(ModelDamaged, match="cannot be unpacked"):
+        unpack(archive(name, **more), folder)
+
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "secret"]
+    assert [path for path in folder.rglob("*") if path.is_symlink()] == []
+
+
+def test_an_archive_that_is_cut_off_or_compressed_is_refused(tmp_path: Path) -> None:
+    whole = archive("x@1/model.safetensors")
+
+    for content in (b"", b"no archive", gzip.compress(whole)):
+        with pytest.raises(ModelDamaged, match="cannot be unpacked"):
+            unpack(content, tmp_path)
+    unpack(whole, tmp_path)
+    assert (tmp_path / "x@1" / "model.safetensors").is_file()
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+def test_a_redirect_of_an_endpoint_is_not_followed() -> None:
+    """It would take the key and the texts along."""
+    asked: list[str] = []
+
+    class Elsewhere(LocalHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(307)
+            self.send_header(
+                "Location", f"http://localhost:{self.server.server_address[1]}/private"
+            )
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with LocalServer(Elsewhere) as server:
+        endpoint = Endpoint(server.url, RemoteAccess(api_key="secret"))
+        with pytest.raises(EndpointRefused, match="points elsewhere, and that is not followed"):
+            endpoint.ask("/embed", {"inputs": ["a"]}, max_bytes=1_000)
+        endpoint.close()
+    assert asked == ["/embed"]
 
 
 # -- requests --------------------------------------------------------------------------------------
