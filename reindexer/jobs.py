@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from reindexer.errors import ReindexerError
-from reindexer.journal import Lease, lease_is_free
+from reindexer.journal import CLOCKS_DIFFER_S, Lease, lease_is_free
 from search import tables
 from search.database import Database
 from search.errors import LeaseLost
@@ -28,6 +28,7 @@ JobKind = Literal[
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 KINDS: frozenset[str] = frozenset(get_args(JobKind))
 BUILD_KINDS: frozenset[str] = frozenset({"build", "upgrade", "compact"})  # share one lease
+LONGEST_WAIT_S = 600.0  # of a job that is tried again
 KEPT_JOBS = 1_000  # finished ones, for people to look at
 
 
@@ -167,7 +168,9 @@ class JobQueue:
             held = _holders(connection, rows)
             busy = {_lane(row.kind) for row in rows if row.id in held}
             for row in rows:
-                may_begin = row.state == "running" or (row.not_before or 0.0) <= now
+                # A longer wait can only come from a clock that has since gone back.
+                waits = 0.0 < (row.not_before or 0.0) - now <= LONGEST_WAIT_S + CLOCKS_DIFFER_S
+                may_begin = row.state == "running" or not waits
                 if row.kind in kinds and may_begin and _lane(row.kind) not in busy:
                     connection.execute(
                         sa.update(tables.jobs)
@@ -310,7 +313,8 @@ def _check_lease(connection: sa.Connection, lease: Lease) -> None:
     row = connection.execute(
         sa.select(leases).where(leases.c.name == lease.name).with_for_update(read=True)
     ).one_or_none()
-    if row is None or row.token != lease.token or lease_is_free(row):
+    # Not `lease_is_free`: one that ends far ahead is held, by a clock that has gone back since.
+    if row is None or row.token != lease.token or row.expires_at < time.time():
         raise LeaseLost(
             f"the lease {lease.name!r} passed on, so its worker takes no more jobs. Look at "
             "`reindexer status`"

@@ -25,6 +25,7 @@ Stop = Literal["pause", "cancel"]
 Wanted = Stop | Literal["resume"]  # resume: whoever had come to stop it changed his mind
 BuildState = Literal["queued", "running", "paused", "failed", "cancelled", "done"]
 LEASE_S = 15.0
+CLOCKS_DIFFER_S = 60.0  # those of two machines, at most; what is more comes from one that went back
 
 BUILD_LEASE = "build"
 SYNC_LEASE = "sync"

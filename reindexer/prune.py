@@ -178,8 +178,10 @@ def _verdict(data: DataDirectory, generation: Generation, *, standby: bool) -> t
 
 
 def _hold_over_left_s(data: DataDirectory, generation: Generation) -> float:
-    """From the moment that it came into its present state."""
-    return generation.state_at + 3600 * data.settings.hold_over_h - time.time()
+    """From the moment that it came into its present state; all of it, where that lies ahead because
+    the clock went back since."""
+    now = time.time()
+    return min(generation.state_at, now) + 3600 * data.settings.hold_over_h - now
 
 
 def _why_unwanted(generation: Generation) -> str:

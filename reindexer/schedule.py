@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from reindexer.errors import ReindexerError, ScheduleInvalid
 from reindexer.job_kinds import checked_arguments
 from reindexer.jobs import Job, JobKind, JobQueue, ask_within
+from reindexer.journal import CLOCKS_DIFFER_S
 from search import tables
 from search.database import Database
 from search.errors import SearchError
@@ -191,8 +193,10 @@ class Schedules:
             row = connection.execute(sa.select(rows).where(rows.c.name == name)).one_or_none()
             if row is None or not row.enabled:
                 return None
-            due_at = next_after(row.trigger, row.last_at or row.created_at)
-            if due_at is None or due_at > now:
+            last_at = row.last_at or row.created_at
+            due_at = next_after(row.trigger, last_at)
+            # What was last done in the future was done before the clock went back.
+            if due_at is None or (due_at > now and last_at <= now + CLOCKS_DIFFER_S):
                 return None
             was = rows.c.last_at.is_(None) if row.last_at is None else rows.c.last_at == row.last_at
             is_first = connection.execute(
@@ -222,21 +226,28 @@ class Clock:
         self._on_job = on_job
         self._on_error = on_error
         self._known: dict[str, str] = {}  # trigger by name
+        self._stopped = threading.Event()
+        self._refreshing = threading.Thread(target=self._keep_fresh, name="schedules", daemon=True)
         self._scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "misfire_grace_time": None}
         )
 
     def start(self) -> None:
         self.refresh()
-        self._scheduler.add_job(
-            self.refresh, IntervalTrigger(seconds=REFRESH_S, timezone=UTC), id="/refresh"
-        )
         self._scheduler.start()
+        self._refreshing.start()
 
     def stop(self) -> None:
         """May be called twice."""
+        self._stopped.set()
         if self._scheduler.running:
+            self._refreshing.join()
             self._scheduler.shutdown(wait=True)
+
+    def _keep_fresh(self) -> None:
+        """Not by the scheduler, which sleeps for an hour more when the clock goes back by one."""
+        while not self._stopped.wait(REFRESH_S):
+            self.refresh()
 
     def refresh(self) -> None:
         """Follow what people changed; and ask at once for what was missed while no worker ran."""

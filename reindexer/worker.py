@@ -19,8 +19,8 @@ from reindexer.errors import LeaseHeld, ReindexerError
 from reindexer.feedback import forget_old_feedback
 from reindexer.job_outcome import Outcome, build_outcome, outcome_of
 from reindexer.job_process import POLL_S, JobProcess
-from reindexer.jobs import BUILD_KINDS, Job, JobLost, JobQueue
-from reindexer.journal import BUILD_LEASE, SYNC_LEASE, Lease
+from reindexer.jobs import BUILD_KINDS, LONGEST_WAIT_S, Job, JobLost, JobQueue
+from reindexer.journal import BUILD_LEASE, CLOCKS_DIFFER_S, SYNC_LEASE, Lease
 from reindexer.log_follower import LogFollower
 from reindexer.schedule import Clock, Schedules
 from search.errors import GenerationNotFound, LeaseLost, SearchError
@@ -38,7 +38,6 @@ RETRY_S = 2.0  # after the database could not be reached
 LATER_S = 5.0  # until a job is tried again that another process was in the way of
 MAX_ATTEMPTS = 5  # without getting ahead
 FIRST_BACK_OFF_S = 10.0
-MAX_BACK_OFF_S = 600.0
 
 # A worker does one job of each of these at a time: an evaluation need not wait for a build.
 LANES: tuple[frozenset[str], ...] = (
@@ -316,7 +315,8 @@ class Worker:
             if build.state in ("paused", "cancelled"):
                 return False
             quiet_since = build.updated_at
-        if time.time() < quiet_since + self._data.settings.resume_after_s:
+        quiet_s = time.time() - quiet_since  # far below 0: the clock went back, nobody knows when
+        if -CLOCKS_DIFFER_S <= quiet_s < self._data.settings.resume_after_s:
             return False
         last = self.queue.last_of(generation.name)
         if last is None or last.finished_at is None:
@@ -327,7 +327,7 @@ class Worker:
 
 def _back_off_s(failures: int) -> float:
     """Until a job is tried again that failed so often in a row."""
-    return min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (failures - 1)) if failures else 0.0
+    return min(LONGEST_WAIT_S, FIRST_BACK_OFF_S * 2 ** (failures - 1)) if failures else 0.0
 
 
 def _arguments(generation: Generation) -> dict[str, Any]:
