@@ -21,15 +21,20 @@ import pytest
 from reindexer.backup import make_backup
 from reindexer.build import BuildRun, run_to_its_end
 from reindexer.build_job import BuildJob
+from reindexer.cutover import cut_over
 from reindexer.doctor_files import look_at_disk
 from reindexer.errors import ReindexerError
 from reindexer.ingest import ingest
+from reindexer.jobs import JobQueue
 from reindexer.journal import BUILD_LEASE
+from reindexer.prune import plan_prune, prune
+from reindexer.schedule import Schedules
 from reindexer.sources.opening import open_source
 from search.dense import CollectionSpec, FloatMatrix, Point
 from search.dense_edge import EdgeStore
 from search.edge_collection import EdgeCollection
 from search.errors import DatabaseUnavailable, DiskFull, SearchError
+from tests.bad_input_targets import service
 from tests.judged_world import make_judged_world
 from tests.small_disk import SmallDisk, small_disk
 from tests.tiny_models import make_tiny_model
@@ -179,6 +184,59 @@ def _points(first: int, n: int) -> tuple[list[Point], FloatMatrix]:
         for number in range(first, first + n)
     ]
     return points, np.eye(384, dtype=np.float32)[np.arange(first, first + n) % 384]
+
+
+# -- a running installation ------------------------------------------------------------------------
+
+
+def test_a_service_on_a_full_disk_answers_refuses_and_goes_on(disk: SmallDisk) -> None:
+    """Every write that a request or a verb asks for is refused with a reason, and reads go on."""
+    with service(disk.folder) as running:
+        data, queue = running.directory, JobQueue(running.directory.database)
+        target = data.build("word@2")
+        head, pointers = data.corpus.head(), data.catalog.pointers()
+        writes: dict[str, Callable[[], object]] = {
+            "the request of a cut-over": lambda: cut_over(data, target),
+            "a job": lambda: queue.ask("sync", {}, who="ann"),
+            "a schedule": lambda: Schedules(data.database).set("s", "sync", "every 1h"),
+            "a prune": lambda: prune(data, plan_prune(data)),
+            "a new generation": lambda: data.record("word@3"),
+        }
+        requests = {
+            "/documents/new": ("PUT", b'{"text": "%s"}' % (b"word " * 20_000)),
+            "/documents/d1": ("DELETE", b""),
+            "/documents": ("PUT", b'{"documents": [{"doc_id": "new", "text": "t"}]}'),
+        }
+        _fill_to_the_last_page(disk, data)
+
+        for path, (method, body) in requests.items():
+            status, content = running.ask(method, path, body)
+            assert status == 503, (path, status, content)
+            assert b"disk is full" in content, content
+        for write in writes.values():
+            with pytest.raises(OURS, match="disk is full"):
+                write()
+        assert running.ask("POST", "/search", b'{"query": "all"}')[0] == 200
+        assert (data.corpus.head(), data.catalog.pointers()) == (head, pointers)
+
+        disk.make_room()
+        for path, (method, body) in requests.items():
+            assert running.ask(method, path, body)[0] in (200, 204), path
+        del writes["the request of a cut-over"]  # it waits for somebody who follows
+        for write in writes.values():
+            write()
+        assert data.corpus.head() == head + 3
+
+
+def _fill_to_the_last_page(disk: SmallDisk, data: WordDirectory) -> None:
+    """What the log of the database has room for is used up by leases, which nobody misses."""
+    disk.fill()
+    for number in range(1_000):
+        try:
+            data.journal.lease(f"filling-{number}").release()
+        except DatabaseUnavailable:
+            return
+    raise AssertionError("the disk is not full")
 
 
 # -- files of our own ------------------------------------------------------------------------------
