@@ -197,6 +197,12 @@ def _report(error: BaseException, invocation: Invocation) -> int:
         case click.ClickException():
             _say_error(error.format_message())
             return error.exit_code
+        case MemoryError():
+            _say_error(
+                "memory is short; give this process more, or end others. What was acknowledged is "
+                "kept, the same command goes on"
+            )
+            return EXIT_FAILED
         case UnicodeEncodeError(reason="surrogates not allowed"):
             _say_error(f"{error.object[:80]!a} holds bytes that are not UTF-8; expected UTF-8")
             return EXIT_USAGE
