@@ -199,13 +199,18 @@ class OperationsPage:
         if not any(rate for _, rate in rates):
             return Markup("")
         span = -rates[0][0]
-        since = f"{span:.0f} s ago" if span < 100 else f"{span / 60:.0f} min ago"
+        since = f"{span:.0f} s" if span < 100 else f"{span / 60:.0f} min"
+        is_running = build["state"] == "running"
         return line_plot(
             [("documents a second", rates)],
             title="Throughput",
-            about=f"{rates[-1][1]:,.0f} documents a second now",
+            about=f"{rates[-1][1]:,.0f} documents a second {'now' if is_running else 'at last'}",
             x_label="documents a second",
-            x_ticks=[(rates[0][0], since), (0.0, "now")],
+            x_ticks=(
+                [(rates[0][0], f"{since} ago"), (0.0, "now")]
+                if is_running
+                else [(rates[0][0], f"{since} before"), (0.0, "at last")]
+            ),
             from_zero=True,
         )
 

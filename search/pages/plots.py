@@ -59,9 +59,9 @@ def line_plot(
         x, _ = at((place, low))
         anchor = "end" if x > WIDTH - 40 else "start" if x < _LEFT + 20 else "middle"
         parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                x, HEIGHT - 8, anchor, text
-            )
+            Markup(
+                '<text x="{}" y="{}" text-anchor="{}" dominant-baseline="hanging">{}</text>'
+            ).format(x, HEIGHT - _BOTTOM + 8, anchor, text)
         )
     for number, (_, points) in enumerate(drawn, 1):
         places = [at(point) for point in points]
