@@ -161,9 +161,9 @@ class SearcherManager:
                 with self._lock:
                     self._users[name] -= 1
 
-    def ready(self) -> list[str]:
-        """Names of the generations that are opened when somebody asks them, newest first."""
-        return [item.name for item in reversed(self._catalog.all({"ready"}))]
+    def ready(self) -> dict[str, Generation]:
+        """By name, the generations that are opened when somebody asks them, newest first."""
+        return {item.name: item for item in reversed(self._catalog.all({"ready"}))}
 
     def _ask_for(self, name: str) -> None:
         """Have a ready generation opened, if it is one, and wait for that."""

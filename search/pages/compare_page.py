@@ -1,4 +1,4 @@
-"""One query, or a file of them, answered by two generations or in two modes, side by side."""
+"""One query, or a file of them, answered by two generations, models or modes, side by side."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Side:
     """A generation and how it is asked."""
 
     generation: str
+    model: str  # that it was built with
     mode: Mode
 
     @property
@@ -39,7 +40,7 @@ class Side:
 
     @property
     def label(self) -> str:
-        return f"{self.generation}, {self.mode}"
+        return f"{self.generation} · {self.model}, {self.mode}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +216,14 @@ class ComparePage:
         """Whatever this process has open, the live generation first, and what is opened when it is
         asked, in every mode."""
         manager = self._service.manager
-        opened = [item.name for item in reversed(manager.opened())]
-        names = dict.fromkeys([*opened, *(manager.ready() if opened else [])])
-        return [Side(generation=name, mode=mode) for name in names for mode in MODES]
+        found = {item.name: item.generation for item in reversed(manager.opened())}
+        if found:
+            found |= manager.ready()
+        return [
+            Side(generation=name, model=generation.recipe.model, mode=mode)
+            for name, generation in found.items()
+            for mode in MODES
+        ]
 
 
 def _chosen(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 MIN_CONTRAST = 4.5  # WCAG 2.2 AA for text
 MIN_TARGET_PX = 24
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 375, "height": 780}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 _LOOK = """
 ([minContrast, minTarget]) => {
@@ -108,6 +111,18 @@ def faults(page: Page) -> list[str]:
     """What is wrong with the page as it is shown now; [] when nothing is."""
     found: list[str] = page.evaluate(_LOOK, [MIN_CONTRAST, MIN_TARGET_PX])
     return found
+
+
+def faults_in_every_look(page: Page, name: str) -> dict[str, list[str]]:
+    """The same in light and dark, on a desktop and on a phone; {} when nothing is wrong. name: of
+    the page as it is shown."""
+    found = {}
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        for size in (PHONE, DESKTOP):
+            page.set_viewport_size(size)
+            found[f"{name}, {scheme}, {size['width']} px"] = faults(page)
+    return {look: wrong for look, wrong in found.items() if wrong}
 
 
 def tab_stops(page: Page, n: int) -> list[str]:

@@ -10,9 +10,10 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from search.keys import ApiKeys
+from tests.browser.accessibility import SCHEMES
 from tests.browser.chromium import browser
 from tests.browser.world import QUERIES, World, running
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+NOT_WHOLE = ("docs", "operations-confirm")  # as long as the API has endpoints; behind a dialog
+WAIT_MS = 240_000  # for a build to start, on a machine that others share
 COMPARED = "left=docs%401:hybrid&right=docs%402:hybrid"
 Steps = Callable[["Page"], None]
 
@@ -43,7 +45,7 @@ def take(out: Path, only: str = "") -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary, browser() as opened:
         folder = Path(temporary)
         with running(folder / "full") as world:
-            yield from _all(opened, world, _full(), out, only)
+            yield from _all(opened, world, _full(world), out, only)
         with running(folder / "empty", is_empty=True) as world:
             yield from _all(opened, world, _empty(), out, only)
         with running(folder / "keys", is_empty=True, require_keys=True) as world:
@@ -51,7 +53,7 @@ def take(out: Path, only: str = "") -> Iterator[Path]:
             yield from _all(opened, world, {"sign-in": ("/sign-in", _nothing)}, out, only)
 
 
-def _full() -> dict[str, tuple[str, Steps]]:
+def _full(world: World) -> dict[str, tuple[str, Steps]]:
     """Path of each page, and what to do there."""
     query = QUERIES[2].replace(" ", "+")
     return {
@@ -67,7 +69,12 @@ def _full() -> dict[str, tuple[str, Steps]]:
         "models": ("/models", _nothing),
         "model": ("/models/help@2", _nothing),
         "problem-404": ("/document/none", _nothing),
-        "operations-build": ("/operations", _start_build),
+        "thanks": (f"/compare?q={query}&{COMPARED}", _vote_without_javascript),
+        "model-report": ("/models/help@2/report", _nothing),
+        "docs": ("/docs", _open_search),
+        "operations-build": ("/operations", _watch_a_build),
+        "operations-paused": ("/operations", _pause),
+        "operations-failed": ("/operations", lambda page: _fail(page, world)),
     }
 
 
@@ -102,7 +109,7 @@ def _all(
                     page.goto(path)
                     steps(page)
                     target = out / f"{name}-{size}-{scheme}.png"
-                    page.screenshot(path=target, full_page=name != "operations-confirm")
+                    page.screenshot(path=target, full_page=name not in NOT_WHOLE)
                 yield target
 
 
@@ -126,13 +133,40 @@ def _ask_to_roll_back(page: Page) -> None:
     page.get_by_role("dialog").wait_for()
 
 
-def _start_build(page: Page) -> None:
-    """The first picture starts the build, the others look on."""
-    if page.locator("#build-3").count() == 0:
-        page.get_by_label("Model").select_option("help@3")
+def _vote_without_javascript(page: Page) -> None:
+    page.locator("form.vote").evaluate("form => form.submit()")  # which no script hears of
+    page.get_by_role("heading", name="Your vote is kept").wait_for()
+
+
+def _open_search(page: Page) -> None:
+    page.locator("summary", has_text="POST /search").first.click()
+
+
+# Of these three the first picture brings the build there, the others look on.
+
+
+def _watch_a_build(page: Page) -> None:
+    build = page.locator(".build", has_text="hosted@1")
+    if build.count() == 0:
+        page.get_by_label("Model").select_option("hosted@1")
         page.get_by_role("button", name="Start the build").click()
-    page.locator("#build-3").wait_for()
-    page.wait_for_timeout(4_000)
+    build.get_by_role("img", name="Throughput").wait_for(timeout=WAIT_MS)
+
+
+def _pause(page: Page) -> None:
+    _become(page, "paused", "Pause", before="running")
+
+
+def _fail(page: Page, world: World) -> None:
+    world.hosted.seed = 2  # another model answers at the address of the one that was registered
+    _become(page, "failed", "Resume", before="paused")  # a worker tries again, and fails again
+
+
+def _become(page: Page, state: str, asked: str, *, before: str) -> None:
+    if page.locator(f".build .state.{before}").count():
+        page.get_by_role("link", name=f"{asked}…").click()
+        page.get_by_role("dialog").get_by_role("button", name=f"{asked} the build").click()
+    page.locator(f".build .state.{state}").wait_for(timeout=WAIT_MS)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from search.feedback_reports import feedback_summary, votes_summary
-from tests.browser.accessibility import faults, tab_stops
-from tests.browser.chromium import NoBrowser, browser
-from tests.browser.world import QUERIES, World, running, until
+from search.keys import ApiKeys
+from tests.browser.accessibility import faults_in_every_look, tab_stops
+from tests.browser.chromium import MISSING, NoBrowser, browser, do_without
+from tests.browser.world import HOSTED_S, QUERIES, World, running, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 WAIT_MS = 60_000
 BUILD_MS = 240_000  # at the most: a machine that others share is slow at times
 FILTER = QUERIES[2]
 COMPARED = "left=docs%401:hybrid&right=docs%402:hybrid"
-PHONE = {"width": 375, "height": 780}
 PATHS = (
     "/",
     f"/?q={FILTER}&filter=lang%3Den",
@@ -34,6 +34,8 @@ PATHS = (
     "/operations/confirm?action=rollback&subject=docs%401",
     "/models",
     "/models/help@2",
+    "/models/hosted@1",
+    "/docs",
     "/document/none",
 )
 
@@ -44,7 +46,7 @@ def chromium() -> Iterator[Browser]:
         with browser() as opened:
             yield opened
     except NoBrowser as missing:
-        pytest.skip(str(missing))
+        do_without(missing)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,7 @@ def test_everything_works_without_javascript(
         page.get_by_role("button", name="Search").click()
         page.locator("#hit-1").get_by_role("button", name="Relevant", exact=True).click()
         assert "Relevant: help/9" in page.inner_text("main")
+        assert faults_in_every_look(page, "thanks") == {}
         page.goto(f"/compare?q={FILTER}&{COMPARED}")
         page.get_by_role("button", name="Neither").click()
         assert "Your vote is kept" in page.inner_text("main")
@@ -201,7 +204,8 @@ def test_two_generations_are_compared_and_voted_on(page: Page, world: World) -> 
     gone, new = left.locator("li.gone").count(), right.locator("li.new").count()
     assert gone == new
     assert right.locator("li").count() == 10
-    assert page.locator("#left-name").inner_text() == "docs@1, hybrid"
+    assert page.locator("#left-name").inner_text() == "docs@1 · help@1, hybrid"
+    assert page.locator("#right-name").inner_text() == "docs@2 · help@2, hybrid"
     page.get_by_role("button", name="Right, docs@2").click()
     page.locator(".vote", has_text="Your vote is kept").wait_for()
     (row,) = votes_summary(world.data.database)
@@ -214,11 +218,12 @@ def test_a_file_of_queries_is_compared(page: Page, tmp_path: Path) -> None:
     page.goto("/compare?as=file")
     page.locator("#file").set_input_files(path)
     until(lambda: "warm" in page.locator("#queries").input_value())
-    page.get_by_label("Left").select_option("docs@2:lexical")
-    page.get_by_label("Right").select_option("docs@2:hybrid")
+    page.get_by_label("Left").select_option(label="docs@1 · help@1, dense")
+    page.get_by_label("Right").select_option(label="docs@2 · help@2, hybrid (live)")
     page.get_by_role("button", name="Compare all").click()
 
     page.get_by_role("heading", name="5 queries").wait_for()
+    page.get_by_text("From docs@1 · help@1, dense to docs@2 · help@2, hybrid").wait_for()
     rows = page.get_by_role("region", name="Query by query").locator("tbody tr")
     assert rows.count() == 5
     rows.first.get_by_role("link").click()
@@ -228,23 +233,51 @@ def test_a_file_of_queries_is_compared(page: Page, tmp_path: Path) -> None:
 # -- for everybody ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_readable_and_usable_in(
-    chromium: Browser, world: World, scheme: Literal["light", "dark"]
-) -> None:
+def test_every_page_is_readable_and_usable(chromium: Browser, world: World) -> None:
     complaints: list[str] = []
     found = {}
-    with opened_page(
-        chromium, world, complaints, color_scheme=scheme, viewport={"width": 1280, "height": 800}
-    ) as page:
+    with opened_page(chromium, world, complaints) as page:
         for path in PATHS:
             page.goto(path)
-            found[path] = faults(page)
-            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
-            found[f"{path} on a phone"] = faults(page)
-            page.set_viewport_size({"width": 1280, "height": 800})
-    assert {path: wrong for path, wrong in found.items() if wrong} == {}
+            found |= faults_in_every_look(page, path)
+        page.goto("/docs")
+        page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+        found |= faults_in_every_look(page, "/docs, opened")
+    assert found == {}
     statuses = [text for text in complaints if "status of 4" not in text]  # pages that say so
+    assert statuses == []
+
+
+def test_somebody_signs_in_to_an_empty_service_and_reads_what_comes_first(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    complaints: list[str] = []
+    with (
+        running(tmp_path, is_empty=True, require_keys=True) as world,
+        opened_page(chromium, world, complaints) as page,
+    ):
+        key = ApiKeys(world.data.database).create("team", ["search", "operate"])[1]
+        page.goto("/operations")
+        assert page.inner_text("h1") == "Sign in"
+        found = faults_in_every_look(page, "/sign-in")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("heading", name="Operations", level=1).wait_for()
+        for path, first in (
+            ("/operations", "reindexer ingest documents.jsonl"),
+            ("/", "reindexer ingest documents.jsonl"),
+            ("/compare", "reindexer ingest documents.jsonl"),
+            ("/models", "reindexer models register"),
+        ):
+            page.goto(path)
+            assert first in page.inner_text("main")
+            found |= faults_in_every_look(page, f"{path} of an empty service")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_role("heading", name="Sign in").wait_for()
+    assert found == {}
+    statuses = [
+        text for text in complaints if "status of 4" not in text
+    ]  # of being sent to sign in
     assert statuses == []
 
 
@@ -265,16 +298,25 @@ def test_the_tab_key_leads_through_a_page_in_its_order(page: Page) -> None:
 # -- operating -------------------------------------------------------------------------------------
 
 
-def test_a_build_is_watched_cut_over_to_and_rolled_back_from(page: Page, world: World) -> None:
+def start_build(page: Page, model: str) -> Locator:
+    """What the page shows of the build that was asked for."""
     page.goto("/operations")
-    page.get_by_label("Model").select_option("help@3")
+    page.get_by_label("Model").select_option(model)
     page.get_by_role("button", name="Start the build").click()
+    notice = page.locator(".notice.good", has_text="waits for a worker").inner_text()
+    return page.locator(".build", has_text=notice.split()[0])
 
-    build = page.locator("#build-3")
+
+def confirm(page: Page, build: Locator, link: str, button: str) -> None:
+    build.get_by_role("link", name=link).click()
+    page.get_by_role("dialog").get_by_role("button", name=button).click()
+
+
+def test_a_build_is_watched_cut_over_to_and_rolled_back_from(page: Page, world: World) -> None:
+    build = start_build(page, "help@3")
     build.get_by_text(re.compile("queued|running")).first.wait_for()
-    build.locator(".state.done").wait_for(
-        timeout=BUILD_MS
-    )  # without anybody loading the page again
+    # without anybody loading the page again
+    build.locator(".state.done").wait_for(timeout=BUILD_MS)
     assert build.get_by_text("412 of 412").is_visible()
     page.locator("#report-docs-3").get_by_text("passed").first.wait_for()
 
@@ -298,6 +340,67 @@ def test_a_build_is_watched_cut_over_to_and_rolled_back_from(page: Page, world: 
     assert page.locator("#events").get_by_text("rollback").first.is_visible()
 
 
+def test_a_build_is_given_up_and_not_before_that_is_confirmed(page: Page, world: World) -> None:
+    build = start_build(page, "hosted@1")
+    build.get_by_role("link", name="Cancel…").click()
+    page.get_by_role("dialog").get_by_role("link", name="Leave it as it is").click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    assert world.data.journal.builds()[0].wanted is None
+
+    confirm(page, build, "Cancel…", "Cancel the build")
+    build.locator(".state.cancelled").wait_for()
+    assert build.get_by_role("link", name="Resume…").count() == 0
+
+
+def test_a_build_is_watched_paused_and_resumed(page: Page, world: World) -> None:
+    build = start_build(page, "hosted@1")
+    build.get_by_role("img", name="Throughput").wait_for(timeout=BUILD_MS)
+    build.get_by_text(re.compile(r"^[1-9]\d* docs/s$")).wait_for()
+    assert re.search(r"time left\s+\d+ (s|min)", build.locator(".figures").inner_text())
+    assert faults_in_every_look(page, "a running build") == {}
+
+    confirm(page, build, "Pause…", "Pause the build")
+    page.get_by_text("stops at its next checkpoint.").first.wait_for()
+    build.locator(".state.paused").wait_for()
+    assert faults_in_every_look(page, "a paused build") == {}
+    kept = build.get_by_text(" of 412").inner_text()
+    assert not kept.startswith(("0 of", "412 of"))
+    page.wait_for_timeout(2 * 1_000 * HOSTED_S)
+    page.reload()
+    assert build.get_by_text(" of 412").inner_text() == kept, "it stands still"
+
+    world.hosted.slow_s = 0.0
+    confirm(page, build, "Resume…", "Resume the build")
+    page.get_by_text("waits for a worker to go on with it.").wait_for()
+    build.locator(".state.done").wait_for(timeout=BUILD_MS)
+    assert build.get_by_text("412 of 412").is_visible()
+    world.hosted.slow_s = HOSTED_S
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+def test_what_shorter_vectors_cost_is_drawn_and_told(page: Page) -> None:
+    page.goto("/models")
+    page.locator("main").get_by_role("link", name="help@2").click()
+
+    page.get_by_role("heading", name="Shorter vectors").wait_for()
+    curve = page.get_by_role("img", name="nDCG@10 by dimension")
+    assert curve.get_attribute("aria-label") == (
+        "nDCG@10 by dimension: 8: 0.614; 16: 0.661; 32: 0.684; 64: 0.694"
+    )
+    assert curve.locator("polyline").count() == 2  # tuned and base
+    rows = page.get_by_role("region", name="nDCG@10 by dimension").locator("tbody tr")
+    assert [row.split("\t") for row in rows.all_inner_texts()] == [
+        ["64", "0.652", "0.694", "100.0\u00a0%", "256"],
+        ["32", "0.622", "0.684", "98.6\u00a0%", "128"],
+        ["16", "0.552", "0.661", "95.2\u00a0%", "64"],
+        ["8", "0.412", "0.614", "88.5\u00a0%", "32"],
+    ]
+    page.goto("/models/hosted@1")
+    assert page.get_by_role("heading", name="Shorter vectors").count() == 0
+
+
 def test_a_training_report_runs_nothing(chromium: Browser, world: World) -> None:
     complaints: list[str] = []
     with opened_page(chromium, world, complaints) as page:
@@ -305,3 +408,17 @@ def test_a_training_report_runs_nothing(chromium: Browser, world: World) -> None
         assert page.title() == "Report"
         assert page.inner_text("h1") == "help@2 is better"
     assert any("sandboxed" in text or "Content Security" in text for text in complaints)
+
+
+# -- the browser itself ----------------------------------------------------------------------------
+
+
+def test_without_a_browser_the_tests_are_skipped_and_fail_where_ci_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"):
+        do_without(NoBrowser(MISSING))
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"apt-get install chromium.*where CI is set"):
+        do_without(NoBrowser(MISSING))

@@ -19,14 +19,18 @@ from reindexer.journal import BUILD_LEASE
 from reindexer.recipes import generation_for, recipe_for
 from reindexer.settings import Settings
 from search.documents import Document
+from tests.embedding_server import EmbeddingServer
 from tests.running_service import RunningService
 from tests.tiny_models import WORD_LIST, make_tiny_model
+from training.remote_ref import RemoteAccess
 
 if TYPE_CHECKING:
     from training.model_version import ModelVersion
 
 WAIT_S = 90.0
 N_NOTES = 400
+WINDOW = 16  # documents; a build is seen to get on, checkpoint by checkpoint
+HOSTED_S = 0.5  # that each request to the hosted model takes, so that its build can be watched
 _SEEDS = {1: 2, 2: 1, 3: 3}  # of the models; the second answers better than the first
 HOSTILE = "<script>document.title = 'broken'</script>"
 
@@ -44,7 +48,11 @@ QUERIES = (
 
 
 class World(RunningService):
-    """A data directory, and the service on it."""
+    """A data directory, the service on it, and the server that has the model `hosted`."""
+
+    def __init__(self, data: DataDirectory, hosted: EmbeddingServer) -> None:
+        super().__init__(data)
+        self.hosted = hosted
 
     def live(self) -> str | None:
         live = self.data.catalog.live()
@@ -53,19 +61,23 @@ class World(RunningService):
 
 @contextlib.contextmanager
 def running(folder: Path, *, is_empty: bool = False, **settings: Any) -> Iterator[World]:
-    """docs@2 is live and docs@1 standby; help@3 waits to be built. is_empty: nothing is there."""
+    """docs@2 is live and docs@1 standby; help@3 and hosted@1, which takes its time, wait to be
+    built. is_empty: nothing is there."""
     data = DataDirectory(
         Settings(
             data_dir=folder / "data",
             evaluation_dir=str(folder / "judged"),
             feedback_enabled=True,
+            window=WINDOW,
             **settings,
         )
     )
-    with data:
+    with EmbeddingServer() as hosted, data:
         if not is_empty:
             _fill(data, folder)
-        with World(data) as world:
+            data.registry.register(f"openai:{hosted.url}/v1#hosted", remote=RemoteAccess())
+            hosted.slow_s = HOSTED_S
+        with World(data, hosted) as world:
             if not is_empty:
                 until(lambda: len(world.service.manager.opened()) == 2)
             yield world
@@ -164,7 +176,8 @@ def _register(data: DataDirectory, folder: Path, number: int) -> ModelVersion:
 
 def _report(version: ModelVersion, folder: Path) -> None:
     (folder / "report.html").write_text(
-        "<!doctype html><html lang=en><title>Report</title><style>h1{color:teal}</style>"
+        "<!doctype html><html lang=en><title>Report</title>"
+        "<meta name=viewport content='width=device-width'><style>h1{color:teal}</style>"
         f"<h1>{version} is better</h1><script>document.title = 'broken'</script>"
     )
 
