@@ -205,7 +205,7 @@ def test_llama_index_filters_without_a_meaning_here_are_refused(client: SearchCl
         {"$or": "x"},
         {"title": "T"},
     ],
-    ids=str,
+    ids=lambda value: "function" if callable(value) else str(value),
 )
 def test_a_langchain_filter_of_another_store_is_refused(client: SearchClient, filter: Any) -> None:
     from search.adapters.langchain import ReindexerRetriever, ReindexerVectorStore
