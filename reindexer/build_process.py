@@ -63,8 +63,11 @@ def run_build(
     *,
     evaluation: Evaluation | None,
     on_progress: Callable[[Build], None],
+    copies: bool = True,
 ) -> Build:
     """Run the build in a child process to its end. The lease is this process's to renew.
+
+    copies: it may begin with the vectors of another generation.
 
     Raises GateRefused when verification did not pass, BuildFailed when the child stopped before
     its end; the checkpoint is kept either way.
@@ -72,7 +75,7 @@ def run_build(
     build = build_of(data, generation)
     data.journal.start_run(build)
     build = data.journal.build_of(generation.name)  # running now, whatever it was before
-    if generation.watermark == 0 and generation.state == "building":
+    if copies and generation.watermark == 0 and generation.state == "building":
         build = _copied(data, generation, build, lease, on_progress)
         if build.state != "running":
             return _outcome(data, build, EXIT_PAUSED)

@@ -64,13 +64,22 @@ def plan(
 
 
 def make_plan(
-    data: DataDirectory, model: str, evaluation: Evaluation | None, *, quiet: bool
+    data: DataDirectory,
+    model: str,
+    evaluation: Evaluation | None,
+    *,
+    quiet: bool,
+    anew: bool = False,
 ) -> Plan:
     from reindexer.plan import plan_upgrade
 
     with Progress("plan", quiet=quiet) as progress:
         return plan_upgrade(
-            data, model, evaluation=evaluation, on_step=lambda step: progress.update(state=step)
+            data,
+            model,
+            evaluation=evaluation,
+            anew=anew,
+            on_step=lambda step: progress.update(state=step),
         )
 
 

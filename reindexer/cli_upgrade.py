@@ -41,6 +41,7 @@ DETACH_WAIT_S = 60.0
         "reindexer upgrade sentence-transformers/all-MiniLM-L6-v2",
         "reindexer upgrade support@4 --eval judged/ --split test",
         "reindexer upgrade support@4 --yes --detach",
+        "reindexer upgrade support@4 --anew",
     ],
     json_fields=RESULT + '; with --detach {"build_id", "generation", "pid", "log"}',
 )
@@ -50,6 +51,7 @@ DETACH_WAIT_S = 60.0
 @fanout_options
 @click.option("--detach", is_flag=True, help="Go on in the background; output goes to a log file.")
 @click.option("--no-cutover", is_flag=True, help="Stop when the generation is ready.")
+@click.option("--anew", is_flag=True, help="Encode everything again: what is there is damaged.")
 @click.option(
     "--override", metavar="REASON", help="Switch although the gate refuses; this is recorded."
 )
@@ -63,6 +65,7 @@ def upgrade(
     yes: bool,
     detach: bool,
     no_cutover: bool,
+    anew: bool,
     override: str | None,
     as_json: bool,
 ) -> None:
@@ -70,7 +73,8 @@ def upgrade(
 
     MODEL is a registered version (support@4, or support for the newest), a folder, a hub id, or
     package:NAME; a model that is not registered yet is registered. Search goes on all the while.
-    Shows the plan and asks, unless --yes. What stopped is gone on with from its checkpoint.
+    Shows the plan and asks, unless --yes. What stopped is gone on with from its checkpoint. A
+    generation of MODEL that is there already is not built again, unless --anew.
     """
     if override is not None and no_cutover:
         raise click.UsageError("--override is about the cut-over; leave out --no-cutover")
@@ -79,7 +83,7 @@ def upgrade(
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on; add --yes to go ahead")
         with invocation.open() as data:
-            made = make_plan(data, model, evaluation, quiet=invocation.quiet)
+            made = make_plan(data, model, evaluation, quiet=invocation.quiet, anew=anew)
         show_plan(made)
         if made.strategy == "none" and made.takes_up is None:
             return
@@ -91,6 +95,7 @@ def upgrade(
         arguments = ["upgrade", model, "--yes", "--split", split]
         arguments += ["--eval", str(evaluation.directory)] if evaluation is not None else []
         arguments += ["--no-cutover"] if no_cutover else []
+        arguments += ["--anew"] if anew else []
         arguments += ["--override", override] if override is not None else []
         _detach(invocation, arguments, as_json=as_json)
         return
@@ -100,6 +105,7 @@ def upgrade(
         evaluation,
         cut_over_after=not no_cutover,
         override=override,
+        anew=anew,
         as_json=as_json,
     )
 
@@ -151,6 +157,7 @@ def _run_upgrade(
     cut_over_after: bool,
     override: str | None,
     as_json: bool,
+    anew: bool = False,
 ) -> None:
     from reindexer.upgrade import upgrade as upgrade_to
 
@@ -165,6 +172,7 @@ def _run_upgrade(
                 evaluation=evaluation,
                 cut_over_after=cut_over_after,
                 override=override,
+                anew=anew,
                 on_progress=shown_in(progress, data),
                 on_wait=lambda message: progress.update(state=message),
             )

@@ -23,6 +23,10 @@ from search.processes import describe_process
 from training.errors import TrainingError
 
 MIN_SQLITE = (3, 35)  # RETURNING
+DATABASE_ADVICE = (
+    "`reindexer settings` shows which one it is; once it answers, run `reindexer doctor` again. "
+    "Where it is damaged: `reindexer --data-dir NEW restore PLACE`"
+)
 ENGINES = ("torch", "sentence-transformers", "qdrant-edge-py", "qdrant-client", "bm25s")
 
 
@@ -55,7 +59,13 @@ def diagnose(
         findings += [_service(data), _leases(data)]
     except (SearchError, ReindexerError, TrainingError, OSError) as error:
         findings.append(
-            Finding(name="diagnosis", state="problem", found=f"it could not go on: {error}")
+            Finding(
+                name="diagnosis",
+                state="problem",
+                found=f"it could not go on: {error}",
+                advice="put that right, then run `reindexer doctor` again: what comes after it has "
+                "not been looked at",
+            )
         )
     finally:
         data.close()
@@ -94,7 +104,7 @@ def _versions() -> Finding:
         name="versions",
         state="problem" if missing else "ok",
         found=", ".join(parts),
-        advice=f"not installed: {', '.join(missing)}; run: pip install reindexer"
+        advice=f"not installed: {', '.join(missing)}; run `pip install reindexer`"
         if missing
         else "",
     )
@@ -111,7 +121,7 @@ def _device(settings: Settings) -> Finding:
             name="device",
             state="problem",
             found=str(error),
-            advice="set encoder.device to auto or cpu",
+            advice="set encoder.device to auto or cpu; `reindexer settings` shows where it is set",
         )
     return Finding(
         name="device", state="ok", found=f"{device} ({settings.device}), {cores} CPU cores"
@@ -136,7 +146,8 @@ def _database(settings: Settings) -> tuple[Finding, bool]:
             name="database",
             state="problem",
             found=f"SQLite {sqlite3.sqlite_version}, {'.'.join(map(str, MIN_SQLITE))} is needed",
-            advice="run it with a Python that brings a newer SQLite, or use a PostgreSQL",
+            advice="run it with a Python that brings a newer SQLite, or use a PostgreSQL: "
+            "`reindexer settings` shows where database.url is set",
         ), False
     try:
         database = Database(settings.sql_url)
@@ -145,16 +156,19 @@ def _database(settings: Settings) -> tuple[Finding, bool]:
         finally:
             database.close()
     except DatabaseError as error:
-        return Finding(name="database", state="problem", found=str(error)), False
+        return Finding(
+            name="database", state="problem", found=str(error), advice=DATABASE_ADVICE
+        ), False
     if revision != SCHEMA_REVISION:
         newer = revision is not None and revision > SCHEMA_REVISION
         return Finding(
             name="database",
             state="problem" if newer else "warning",
             found=f"schema {revision}, this release has {SCHEMA_REVISION}",
-            advice="upgrade reindexer"
+            advice="run `pip install --upgrade reindexer`"
             if newer
-            else "the next verb that opens it brings it up to date; make a backup before",
+            else "the next verb that opens it, such as `reindexer status`, brings it up to date; "
+            "copy it before",
         ), False
     kind = "SQLite" if database.is_sqlite else "PostgreSQL"
     return Finding(name="database", state="ok", found=f"{kind}, schema {revision}"), True
@@ -171,7 +185,12 @@ def _models(data: DataDirectory) -> Iterator[Finding]:
     for name, problem in data.registry.damaged().items():
         present.pop(name, None)
         if name not in needed:
-            yield Finding(name=f"model {name}", state="warning", found=problem)
+            yield Finding(
+                name=f"model {name}",
+                state="warning",
+                found=problem,
+                advice=f"no generation needs it: `reindexer models remove {name}`",
+            )
     for name, users in needed.items():
         version = present.get(name)
         try:
@@ -184,7 +203,9 @@ def _models(data: DataDirectory) -> Iterator[Finding]:
                 name=f"model {name}",
                 state="problem",
                 found=f"{error}",
-                advice=f"{', '.join(users)} cannot answer without it",
+                advice=f"{', '.join(users)} cannot answer without it. Bring its files back to "
+                f"{data.registry.root / name} and run `reindexer models verify {name}`; where they "
+                "are lost, `reindexer upgrade ANOTHER`",
             )
     healthy = len(present)
     yield Finding(name="models", state="ok", found=f"{healthy} registered, {len(needed)} in use")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,7 +62,10 @@ def look_at_store(data: DataDirectory, *, deep: bool, on_step: OnStep) -> Iterat
             yield Finding(name="owner", state="ok", found=str(error))
         except ReindexerError as error:
             yield Finding(
-                name="service", state="problem", found=str(error), advice="start it again"
+                name="service",
+                state="problem",
+                found=str(error),
+                advice="end it, and start it again: `reindexer serve`",
             )
         for generation in data.catalog.all():
             if generation.state in ("retired", "failed"):
@@ -112,7 +116,8 @@ def _open_elsewhere(
             name=name,
             state="problem",
             found=f"the service that has it open says: {problem}",
-            advice="if that names no command, look at the service's log",
+            advice="its log says more; start it again (`reindexer serve`), or "
+            f"{_rebuild(generation)}",
         )
     if service is None:
         return Finding(
@@ -233,7 +238,7 @@ def _about(data: DataDirectory, generation: Generation) -> str:
 
 
 def _rebuild(generation: Generation) -> str:
-    return f"build it again: `reindexer upgrade {generation.recipe.model}`"
+    return f"build it again: `reindexer upgrade {generation.recipe.model} --anew`"
 
 
 def _in_words(name: str, found: str, detail: str) -> str:
@@ -262,7 +267,8 @@ def _leftovers(data: DataDirectory, names: set[str]) -> Iterator[Finding]:
             name="collections",
             state="warning",
             found=f"{', '.join(foreign)}: belong to no generation of this catalog",
-            advice="nothing here reads or drops them; move them away if nobody needs them",
+            advice="nothing here reads or drops them. Where nobody needs them: "
+            f"`rm -r {shlex.join(str(data.path / 'collections' / name) for name in foreign)}`",
         )
 
 

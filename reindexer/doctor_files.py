@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def look_at_disk(settings: Settings) -> Finding:
             name="disk",
             state="problem",
             found=found,
-            advice=f"{place} cannot be written to; check its permissions",
+            advice=f"it cannot be written to; who may, says `ls -ld {shlex.quote(str(place))}`",
         )
     problem = _write_probe(place) if settings.data_dir.exists() else ""
     if free < RESERVE_BYTES or problem:

@@ -15,7 +15,7 @@ Fix = Callable[["DataDirectory"], str]  # puts it right; returns what was done
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at. advice: with the command to run next, unless all is well."""
 
     name: str
     state: State

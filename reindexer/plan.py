@@ -92,24 +92,26 @@ def plan_upgrade(
     model: str,
     *,
     evaluation: Evaluation | None = None,
+    anew: bool = False,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> Plan:
     """Measure a sample of the corpus with the real encoder and say what the upgrade comes to.
 
-    A model that is not registered is looked at in a temporary place. Raises ModelNotFound,
-    ModelDamaged, ModelUnsafe, ModelUnsupported, EncodingFailed.
+    A model that is not registered is looked at in a temporary place. anew: as in `upgrade`.
+    Raises ModelNotFound, ModelDamaged, ModelUnsafe, ModelUnsupported, EncodingFailed.
     """
     on_step(f"looking at {model}")
     with _version(data, model) as (version, registry, registered):
         recipe = recipe_for(data, version)
         live = data.catalog.live()
         documents = data.corpus.count()
-        there = _there_already(data, recipe)
-        is_live = live is not None and same_recipe(live.recipe, recipe)
+        there = None if anew else _there_already(data, recipe)
+        is_live = not anew and live is not None and same_recipe(live.recipe, recipe)
         is_done = is_live or (there is not None and there.state == "standby")
         left = 0 if is_done else data.corpus.lag(there.watermark) if there else documents
         is_begun = there is not None and there.watermark > 0
-        source = None if is_done or is_begun else copy_source(data, recipe, version)
+        is_new = not (anew or is_done or is_begun)
+        source = copy_source(data, recipe, version) if is_new else None
         on_step(f"loading {model}")
         encoder = _load(data, registry, version)
         on_step("encoding a sample")

@@ -54,13 +54,15 @@ def upgrade(
     evaluation: Evaluation | None = None,
     cut_over_after: bool = True,
     override: str | None = None,
+    anew: bool = False,
     on_progress: Callable[[Build], None] = lambda _build: None,
     on_wait: Callable[[str], None] = lambda _message: None,
 ) -> Upgrade:
     """Build a generation for `model`, verify it, and switch to it.
 
     An unfinished build of the same recipe is resumed; a generation that is ready is not built
-    again; when the live generation already has this recipe nothing happens.
+    again; when the live generation already has this recipe nothing happens. anew: encode everything
+    for a new generation, whatever is there already, because that is damaged.
 
     Raises LeaseHeld (another build is running), GateRefused (also for a version that was refused
     when it was trained, or when the disk is too small, unless override says why), CutOverRefused,
@@ -70,7 +72,7 @@ def upgrade(
     recipe = recipe_for(data, version)
     live = data.catalog.live()
     live_name = live.name if live is not None else None
-    if live is not None and same_recipe(live.recipe, recipe):
+    if not anew and live is not None and same_recipe(live.recipe, recipe):
         return Upgrade(
             build=data.journal.build_of(live.name),
             generation=live,
@@ -78,16 +80,21 @@ def upgrade(
             live_after=live.name,
         )
     standby = data.catalog.standby()
-    if standby is not None and same_recipe(standby.recipe, recipe):
+    if not anew and standby is not None and same_recipe(standby.recipe, recipe):
         return _switch_to_standby(data, standby, live_name, cut_over_after, on_wait)
     if cut_over_after:
         check_trained_better(data, str(version), override)  # before hours of encoding
     with data.journal.lease(BUILD_LEASE) as lease:
-        generation = generation_for(data, recipe)
+        generation = data.catalog.record(recipe) if anew else generation_for(data, recipe)
         check_headroom(data, generation, override)
         try:
             build = run_build(
-                data, generation, lease, evaluation=evaluation, on_progress=on_progress
+                data,
+                generation,
+                lease,
+                evaluation=evaluation,
+                copies=not anew,
+                on_progress=on_progress,
             )
         except GateRefused:
             if override is None:

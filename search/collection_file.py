@@ -12,7 +12,9 @@ from search.dense import CollectionSpec
 from search.errors import CollectionDamaged, CollectionMissing, StoreError
 
 FORMAT = 1
-REBUILD = "build the generation again with `reindexer upgrade MODEL`, or bring the folder back"
+REBUILD = (
+    "build the generation again with `reindexer upgrade MODEL --anew`, or bring the folder back"
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 
@@ -39,7 +41,7 @@ def is_empty(folder: Path) -> bool:
 def missing(folder: Path) -> CollectionMissing:
     return CollectionMissing(
         f"collection {folder.name!r} is not in {folder.parent}; run `reindexer doctor` to see "
-        "what is there, or build the generation again with `reindexer upgrade MODEL`"
+        "what is there, or build the generation again with `reindexer upgrade MODEL --anew`"
     )
 
 

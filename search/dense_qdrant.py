@@ -212,7 +212,7 @@ class QdrantStore:
         return CollectionMissing(
             f"collection {self._physical(name)!r} is not at {self._calls.where}; run `reindexer "
             "doctor` to see what is there, or build the generation again with `reindexer upgrade "
-            "MODEL`"
+            "MODEL --anew`"
         )
 
     def _opened(self, name: str) -> tuple[QdrantCollection, models.CollectionInfo]:

@@ -119,7 +119,8 @@ def to_hit(payload: Payload, score: float) -> DenseHit:
 def _foreign(error: KeyError) -> CollectionDamaged:
     return CollectionDamaged(
         f"the collection holds a point without {error}, which reindexer did not write; keep other "
-        "programs from writing to it and build the generation again with `reindexer upgrade MODEL`"
+        "programs from writing to it and build the generation again with `reindexer upgrade MODEL "
+        "--anew`"
     )
 
 
@@ -365,7 +366,7 @@ def check_fingerprint(spec: CollectionSpec, fingerprint: str, name: str) -> None
         raise SpaceMismatch(
             f"collection {name!r} holds vectors of the encoder {spec.fingerprint} "
             f"({spec.generation}), expected {fingerprint}; build the generation again with "
-            "`reindexer upgrade MODEL`"
+            "`reindexer upgrade MODEL --anew`"
         )
 
 

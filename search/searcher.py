@@ -115,14 +115,14 @@ class Searcher:
             raise SpaceMismatch(
                 f"collection {self.collection.name!r} holds vectors of {spec.generation} with "
                 f"fingerprint {spec.fingerprint[:12]}, expected {self.generation} with "
-                f"{recipe.fingerprint[:12]}; run `reindexer upgrade {recipe.model}` to build a new "
-                "generation"
+                f"{recipe.fingerprint[:12]}; run `reindexer upgrade {recipe.model} --anew` to "
+                "build a new generation"
             )
         if not self.encoder.dim == spec.dim == recipe.dim:
             raise SpaceMismatch(
                 f"{self.generation} was made for {recipe.dim} dimensions, found an encoder of "
                 f"{self.encoder.dim} and a collection of {spec.dim}; run `reindexer upgrade "
-                f"{recipe.model}` to build a new generation"
+                f"{recipe.model} --anew` to build a new generation"
             )
 
     @property

@@ -58,11 +58,9 @@ class Installed:
 
     def problems(self) -> dict[str, Finding]:
         """The models need no registry here, so that it misses them is no finding."""
-        return {
-            name: finding
-            for name, finding in self.look().items()
-            if finding.state != "ok" and not name.startswith("model ")
-        }
+        found = {name: finding for name, finding in self.look().items() if finding.state != "ok"}
+        assert all("`" in finding.advice for finding in found.values()), "no command to run next"
+        return {name: item for name, item in found.items() if not name.startswith("model ")}
 
     def repair(self) -> dict[str, str]:
         return dict(repair(self.settings, list(self.look().values())))
@@ -93,12 +91,12 @@ def test_one_foreign_vector_is_found_in_a_generation_that_says_all_the_right_thi
     assert set(problems) == {"generation docs@1"}
     assert "29 of 30 vectors fit their text and model" in problems["generation docs@1"].found
     assert "'d7'" in problems["generation docs@1"].found
-    assert "reindexer upgrade word@1" in problems["generation docs@1"].advice
+    assert "reindexer upgrade word@1 --anew" in problems["generation docs@1"].advice
     assert problems["generation docs@1"].fix is None
 
 
 def test_one_foreign_vector_among_thousands_is_found(tmp_path: Path) -> None:
-    """The one in 100,000, and in how many seconds, is for benchmarks/selftest.py."""
+    """The one in 100,000, and in how many seconds, is for benchmarks/doctor.py."""
     n, dim, rng = 10_000, 64, np.random.default_rng(0)
     collection = EdgeStore(tmp_path).create(
         "docs-1", CollectionSpec(generation="docs@1", fingerprint="f", dim=dim)
