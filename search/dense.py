@@ -19,6 +19,7 @@ from search.documents import Filter, Value, point_id
 FloatMatrix = NDArray[np.float32]  # (n, dim), rows of length 1
 FloatVector = NDArray[np.float32]  # (dim,)
 
+Metric = Literal["cosine", "euclid"]  # how near; the latter is there to be refused by the gate
 Quantization = Literal["none", "int8", "product", "binary"]  # of the vectors searched first
 FieldType = Literal["keyword", "number", "boolean"]
 
@@ -194,6 +195,9 @@ class DenseStore(Protocol):
         """True when many processes can have one collection open (a server); False when each
         collection has one owner process at a time (embedded)."""
         ...
+
+    metric: Metric
+    """Of the collections that it makes; `selftest gate` makes one that is wrong."""
 
     def create(self, name: str, spec: CollectionSpec) -> DenseCollection:
         """A new collection, open and in bulk-load mode. An existing one of the same name and spec

@@ -29,7 +29,7 @@ from search.collection_file import (
     sync_folder,
     valid_name,
 )
-from search.dense import CollectionSpec
+from search.dense import CollectionSpec, Metric
 from search.disk_room import OPENING_BYTES, bytes_on_disk, check_room
 from search.edge_collection import EdgeCollection
 from search.edge_errors import engine_errors
@@ -56,6 +56,7 @@ class EdgeStore:
     """Embedded collections below one folder; see `search.dense.DenseStore`."""
 
     shared = False
+    metric: Metric = "cosine"
 
     def __init__(self, root: Path, *, owner: int | None = None) -> None:
         """owner: process that is named as the one that has a collection open; this one unless
@@ -179,7 +180,7 @@ class EdgeStore:
         new.mkdir()
         check_room(new, f"cannot create collection {folder.name!r}")
         with engine_errors(f"cannot create collection {folder.name!r}", StoreError):
-            shard = engine.EdgeShard.create(str(new / "shard"), _shard_config(spec))
+            shard = engine.EdgeShard.create(str(new / "shard"), _shard_config(spec, self.metric))
             for path, schema in _payload_indexes(spec):
                 shard.update(engine.UpdateOperation.create_field_index(path, schema))
             shard.close()
@@ -201,9 +202,10 @@ class EdgeStore:
             return EdgeCollection(folder, described, shard, owner, bulk=bulk)
 
 
-def _shard_config(spec: CollectionSpec) -> engine.EdgeConfig:
+def _shard_config(spec: CollectionSpec, metric: Metric) -> engine.EdgeConfig:
+    distance = engine.Distance.Cosine if metric == "cosine" else engine.Distance.Euclid
     return engine.EdgeConfig(
-        vectors=engine.EdgeVectorParams(size=spec.dim, distance=engine.Distance.Cosine),
+        vectors=engine.EdgeVectorParams(size=spec.dim, distance=distance),
         hnsw_config=engine.HnswIndexConfig(
             m=spec.hnsw_m, ef_construct=spec.hnsw_ef_construct, full_scan_threshold=INDEX_FROM_KB
         ),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from qdrant_client import QdrantClient, models
 
-from search.dense import CollectionSpec, FieldType
+from search.dense import CollectionSpec, FieldType, Metric
 from search.errors import CollectionDamaged, CollectionMissing, StoreError
 from search.payload import (
     DOC_ID,
@@ -44,6 +44,7 @@ class QdrantStore:
     """Collections of a Qdrant server; see `search.dense.DenseStore`."""
 
     shared = True
+    metric: Metric = "cosine"
 
     def __init__(
         self,
@@ -244,7 +245,7 @@ class QdrantStore:
     def _create(self, name: str, spec: CollectionSpec) -> None:
         vectors = models.VectorParams(
             size=spec.dim,
-            distance=models.Distance.COSINE,
+            distance=models.Distance(self.metric.capitalize()),
             on_disk=self._layout.on_disk_vectors or None,
         )
         self._calls.run(
