@@ -45,7 +45,7 @@ _SEED = 20_080_729
 class Plan:
     """An upgrade that has not begun."""
 
-    model: str  # a version, or the reference that would be registered
+    model: str  # a version, as `upgrade` would register it where `registered` is false
     registered: bool
     live_generation: str | None
     documents: int
@@ -120,7 +120,7 @@ def plan_upgrade(
         passages = round(measured.passages_per_doc * documents)
         needed_bytes = 0 if is_done else disk_bytes(passages, recipe)
         plan = Plan(
-            model=str(version) if registered else model,
+            model=str(version if registered else _as_registered(data, version)),
             registered=registered,
             live_generation=live.name if live is not None else None,
             documents=documents,
@@ -167,6 +167,11 @@ def _version(data: DataDirectory, model: str) -> Iterator[tuple[ModelVersion, Mo
                 yield known, data.registry, True
                 return
         yield version, registry, False
+
+
+def _as_registered(data: DataDirectory, version: ModelVersion) -> ModelVersion:
+    """A version that was looked at in a temporary place, as `upgrade` would name it."""
+    return replace(version, number=data.registry.next_number(version.name))
 
 
 @contextlib.contextmanager

@@ -244,6 +244,12 @@ class ModelRegistry:
             (self.root / text).rename(leaving)
         shutil.rmtree(leaving)
 
+    def next_number(self, name: str) -> int:
+        """What the next version of this name would be called."""
+        folders = [*self.root.glob(f"{name}@*"), *self.root.glob(f".removed/{name}@*")]
+        matches = [_VERSION.fullmatch(folder.name) for folder in folders]
+        return 1 + max((int(match[2]) for match in matches if match is not None), default=0)
+
     def same(self, version: ModelVersion) -> ModelVersion | None:
         """The version that is there already under the name of this one: of the same fingerprint,
         and with the same verdict of the gate."""
@@ -303,7 +309,7 @@ class ModelRegistry:
                 if (stored := self.same(version)) is not None:
                     return stored
                 if not version.number or self._was_given_out(version):
-                    version = replace(version, number=self._next_number(version.name))
+                    version = replace(version, number=self.next_number(version.name))
                 path = self.root / str(version)
                 if document is not None:
                     version = _with_documents(version, incoming, document)
@@ -355,11 +361,6 @@ class ModelRegistry:
             yield
         finally:
             os.close(handle)
-
-    def _next_number(self, name: str) -> int:
-        folders = [*self.root.glob(f"{name}@*"), *self.root.glob(f".removed/{name}@*")]
-        matches = [_VERSION.fullmatch(folder.name) for folder in folders]
-        return 1 + max((int(match[2]) for match in matches if match is not None), default=0)
 
     def _was_given_out(self, version: ModelVersion) -> bool:
         return any((self.root / place / str(version)).exists() for place in (".", ".removed"))

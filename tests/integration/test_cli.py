@@ -393,8 +393,8 @@ def test_plan_measures_and_changes_nothing(installed: Installation, folder: Path
         "model", "live_generation", "documents", "passages", "tokens", "strategy", "docs_per_s",
         "estimated_s", "disk_bytes", "memory_bytes", "warnings",
     }  # fmt: skip
-    assert (plan["strategy"], plan["live_generation"], plan["registered"]) == (
-        "encode", "docs@1", False,
+    assert (plan["model"], plan["strategy"], plan["live_generation"], plan["registered"]) == (
+        "beta@1", "encode", "docs@1", False,
     )  # fmt: skip
     assert plan["documents"] <= plan["passages"] <= plan["tokens"]
     assert plan["docs_per_s"] > 0
