@@ -31,6 +31,7 @@ class QdrantRest:
 
     def __init__(self) -> None:
         self._client = QdrantClient(":memory:")
+        self.version = str(self._client.info().version)
         self._lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {}  # of each collection, as they were sent
         self._indexes: dict[str, dict[str, Any]] = {}  # field -> schema, of each collection
@@ -68,7 +69,7 @@ class QdrantRest:
         if path in ("/healthz", "/livez", "/readyz"):
             return 200, b"healthz check passed"
         if path == "/":
-            return 200, _json(self._client.info())
+            return 200, _json(models.VersionInfo(title="qdrant", version=self.version))
         status, result = self._result(method, path, content)
         took_s = time.perf_counter() - began
         if status != 200:

@@ -107,6 +107,10 @@ class QdrantServer:
         """An empty server without faults or counts."""
         self._order("clear", {})
 
+    def pretend(self, version: str) -> None:
+        """To be of this release from now on."""
+        self._order("pretend", {"version": version})
+
     def requests(self, pattern: str = "") -> int:
         """How many requests came whose "METHOD /path" contains the pattern, also failed ones."""
         counts: dict[str, int] = self._order("counts", {})
@@ -165,6 +169,8 @@ class _Server:
                 case "slowest":
                     slowest_s, self._slowest_s = self._slowest_s, 0.0
                     return {"ms": slowest_s * 1e3}
+                case "pretend":
+                    self.rest.version = body["version"]
                 case "refuse":
                     self._refuse(body["seconds"])
         return {}

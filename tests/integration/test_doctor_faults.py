@@ -16,9 +16,7 @@ import pytest
 import sqlalchemy as sa
 from qdrant_client import QdrantClient, models
 
-from reindexer.doctor import diagnose, repair
-from reindexer.findings import Finding
-from reindexer.opening import sync_lexical
+from reindexer.doctor import diagnose
 from reindexer.settings import Settings
 from reindexer.stored_vectors import look_through
 from search import tables
@@ -28,6 +26,7 @@ from search.dense_qdrant import QdrantStore
 from search.edge_process import EdgeProcessCollection
 from search.errors import StoreError
 from search.vector_mark import vector_marks
+from tests.installed import Installed
 from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 from tests.word_encoder import WordEncoder
@@ -35,35 +34,6 @@ from tests.word_encoder import WordEncoder
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
 ]
-
-
-class Installed:
-    """A healthy installation: docs@2 live, docs@1 standby, a lexical index on disk."""
-
-    def __init__(self, directory: WordDirectory) -> None:
-        self.directory = directory
-        self.settings = directory.settings
-        directory.put_many(f"d{number}" for number in range(30))
-        for model in ("word@1", "word@2"):
-            directory.go_live(directory.build(model))
-        analyzer = directory.catalog.get("docs@2").recipe.analyzer
-        self.lexical_path = directory.lexical_path(analyzer)
-        index = directory.open_lexical(analyzer, writable=True)
-        sync_lexical(directory.corpus, index)
-        index.save()
-        index.close()
-
-    def look(self, **options: Any) -> dict[str, Finding]:
-        return {finding.name: finding for finding in diagnose(self.settings, **options)}
-
-    def problems(self) -> dict[str, Finding]:
-        """The models need no registry here, so that it misses them is no finding."""
-        found = {name: finding for name, finding in self.look().items() if finding.state != "ok"}
-        assert all("`" in finding.advice for finding in found.values()), "no command to run next"
-        return {name: item for name, item in found.items() if not name.startswith("model ")}
-
-    def repair(self) -> dict[str, str]:
-        return dict(repair(self.settings, list(self.look().values())))
 
 
 @pytest.fixture
@@ -226,12 +196,22 @@ def test_a_lexical_index_that_a_service_holds_is_left_to_it(installed: Installed
     assert done.startswith("not done: the lease 'sync' is held")
 
 
-@pytest.mark.parametrize("what", ["events.at", "leases.expires_at", "searchers.seen_at"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "events.at",
+        "generations.state_at",
+        "builds.updated_at",
+        "searchers.seen_at",
+        "leases.expires_at",
+    ],
+)
 def test_a_clock_that_went_back_is_found(installed: Installed, what: str) -> None:
     table, _, column = what.partition(".")
     installed.directory.catalog.processes.heartbeat(
         "host:1:1", address="here", generation=None, prepared=None, problem=None
     )
+    installed.directory.journal.record_build("docs@2", start_head=0, docs_total=0)
     with installed.directory.database.write() as connection:
         connection.execute(
             sa.update(tables.metadata.tables[table]).values({column: time.time() + 3_600})
