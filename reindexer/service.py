@@ -161,7 +161,11 @@ class ReindexerService:
                     watermark = self._data.catalog.watermark(generation)
                     checks = verify_structure(self.corpus, opened, watermark=watermark)
                 return Verification(generation=generation, checks=tuple(checks)).to_json()
-        raise WrongState(f"{generation} is not open in the service")
+        found = self._data.catalog.get(generation)  # GenerationNotFound
+        raise WrongState(
+            f"{generation} is {found.state} and not open in the service; `reindexer verify "
+            f"{generation}` opens it by itself"
+        )
 
     # -- life ------------------------------------------------------------------------------------
 

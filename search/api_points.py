@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from fastapi import APIRouter, Depends
@@ -25,13 +26,15 @@ def router(service: Service) -> APIRouter:
         "/generations/{name}/points",
         dependencies=[Depends(needs(service, "operate"))],
         response_class=StreamingResponse,
-        responses={200: {"content": {MEDIA_TYPE: {}}}, **problems(404)},
+        responses={200: {"content": {MEDIA_TYPE: {}}}, **problems(404, 503)},
     )
     def get_points(name: str) -> StreamingResponse:
         """Every point with its vector, while queries and writes go on."""
         if name not in {opened.name for opened in service.manager.opened()}:
             raise GenerationNotFound(f"{name} is not open in this process")
-        return StreamingResponse(_frames(service, name), media_type=MEDIA_TYPE)
+        frames = _frames(service, name)
+        first = next(frames, b"")  # a store that is down is told, not an answer that breaks off
+        return StreamingResponse(itertools.chain((first,), frames), media_type=MEDIA_TYPE)
 
     return routes
 
