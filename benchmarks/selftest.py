@@ -1,6 +1,6 @@
-"""The promises at full size: kills, writes, switches, gate, soak, and the doctor's one in 100,000.
+"""The promises at full size: kills, writes, switches, gate, soak, and the first write after a kill.
 
-    python benchmarks/selftest.py [kill writes switch gate soak doctor restart] [--seed 0]
+    python benchmarks/selftest.py [kill writes switch gate soak gate-large restart] [--seed 0]
     python benchmarks/selftest.py --small        # minutes instead of hours: does it still run?
 
 Every tool is `reindexer selftest` itself; its seed and command are printed beside the figures.
@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
-
-import numpy as np
 
 from benchmarks.report import Report, read_arguments
 from reindexer.selftest.child import Child, KillAt, prepare_children
@@ -33,10 +30,6 @@ from reindexer.selftest.switch import prove_switch
 from reindexer.selftest.texts import documents
 from reindexer.selftest.word_directory import WordDirectory
 from reindexer.selftest.writes import prove_writes
-from reindexer.stored_vectors import look_through
-from search.dense import CollectionSpec, Point
-from search.dense_edge import EdgeStore
-from search.vector_mark import vector_marks
 
 Prove = Callable[..., Proof]
 
@@ -52,9 +45,8 @@ TOOLS: Mapping[str, tuple[Prove, Mapping[str, Any], Mapping[str, Any]]] = {
     "gate": (prove_gate, {"documents": 2_000, "healthy": 100}, {"healthy": 2}),
     "soak": (prove_soak, {"minutes": 60.0}, {"minutes": 1.0}),
 }
-OTHERS = ("gate-large", "doctor", "restart")
+OTHERS = ("gate-large", "restart")
 LARGE, SMALL_CORPUS = 1_000_000, 10_000  # documents, for `restart`
-DOCTOR_VECTORS, DOCTOR_DIM = 100_000, 384
 PAGE = 5_000
 
 
@@ -79,8 +71,6 @@ def main() -> int:
             proof = prove_gate(documents=n, queries=300, healthy=1, seed=arguments.seed, faults=[])
             seconds = proof.figures["slowest_verification_s"]
             report.figure(f"one gate, {n:,} documents, 300 queries", seconds, "s", at_most=60)
-        elif name == "doctor":
-            _doctor(report, 10_000 if arguments.small else DOCTOR_VECTORS)
         else:
             _restart(report, 20_000 if arguments.small else LARGE)
     return report.exit_code()
@@ -115,47 +105,6 @@ def _show(report: Report, proof: Proof) -> None:
             report.figure(f"  {name}", float(value), digits=3 if value % 1 else 0)
         else:
             print(f"  {name}: {value}", flush=True)
-
-
-def _doctor(report: Report, n: int) -> None:
-    """One vector of another model, with everything else about it right."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        collection = EdgeStore(Path(folder)).create(
-            "docs-1", CollectionSpec(generation="docs@1", fingerprint="f", dim=DOCTOR_DIM)
-        )
-        for start in range(0, n, PAGE):
-            vectors = rng.standard_normal((PAGE, DOCTOR_DIM)).astype(np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            hashes = [f"text {start + row}" for row in range(PAGE)]
-            marks = vector_marks("f", hashes, vectors).tolist()
-            if start <= n // 2 < start + PAGE:
-                vectors[7] = np.roll(vectors[7], 1)
-            collection.upsert(
-                [_point(start + row, hashes[row], marks[row]) for row in range(PAGE)], vectors
-            )
-        began = time.perf_counter()
-        found = look_through(collection, "f")
-        seconds = time.perf_counter() - began
-        collection.close()
-    report.figure(f"doctor: foreign vectors found, 1 of {n:,}", found.foreign.count, exactly=1,
-                  digits=0)  # fmt: skip
-    report.figure(f"doctor: a look through {n:,} vectors of {DOCTOR_DIM}", seconds, "s", at_most=30)
-
-
-def _point(number: int, text_hash: str, mark: float) -> Point:
-    return Point(
-        doc_id=f"d{number}",
-        number=0,
-        count=1,
-        seq=number + 1,
-        content_hash="0" * 32,
-        text_hash=text_hash,
-        start=0,
-        end=1,
-        metadata={},
-        mark=mark,
-    )
 
 
 def _restart(report: Report, large: int) -> None:
