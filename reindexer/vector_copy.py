@@ -17,6 +17,7 @@ import numpy as np
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE, Build, Lease
 from reindexer.live import points_of
+from reindexer.recipes import same_recipe
 from search.corpus import Corpus
 from search.dense import FloatMatrix, Point
 from search.generations import Generation
@@ -35,12 +36,15 @@ def copy_source(
     data: DataDirectory, recipe: Recipe, version: ModelVersion | None = None
 ) -> Generation | None:
     """The live or the standby generation that holds the vectors of this recipe, or longer ones that
-    begin with them. None: they have to be encoded.
+    begin with them. None: they have to be encoded. One of this very recipe is none of these: who
+    builds it again does so because what is there is damaged.
 
     version: of the recipe's model, where it is not in the registry.
     """
     for generation in (data.catalog.live(), data.catalog.standby()):
         if generation is None or generation.recipe.splitter != recipe.splitter:
+            continue
+        if same_recipe(generation.recipe, recipe):
             continue
         if generation.recipe.fingerprint == recipe.fingerprint:
             return generation

@@ -15,6 +15,7 @@ from reindexer.plan import plan_upgrade
 from reindexer.selftest.static_model import DIM, write_static_model
 from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
+from reindexer.vector_copy import copy_source
 from search.documents import Document
 
 
@@ -44,6 +45,10 @@ def test_a_damaged_live_generation_is_encoded_anew(damaged: DataDirectory) -> No
     assert "`reindexer upgrade static@1 --anew`" in found.advice
     assert plan_upgrade(damaged, "static@1").strategy == "none"
     assert plan_upgrade(damaged, "static@1", anew=True).strategy == "encode"
+
+    live = damaged.catalog.live()
+    assert live is not None
+    assert copy_source(damaged, live.recipe) is None  # so neither does it copy when it is resumed
 
     done = upgrade(damaged, "static@1", anew=True)
 

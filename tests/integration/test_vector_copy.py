@@ -142,7 +142,7 @@ def test_another_model_is_encoded_whatever_its_dimensions(
 
 def test_other_passages_are_encoded(directory: WordDirectory, encoded: list[int]) -> None:
     del encoded
-    recipe = directory.word_recipe("word@1")
+    recipe = replace(directory.word_recipe("word@1"), hnsw_m=8)
     cut_otherwise = SplitterRecipe(max_tokens=8, overlap_tokens=0)
     assert copy_source(directory, recipe) is not None
     assert copy_source(directory, replace(recipe, splitter=cut_otherwise)) is None
