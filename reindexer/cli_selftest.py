@@ -228,7 +228,7 @@ def switch(asked: Asked, queries: int, switches: int) -> None:
 )
 @_asked
 def gate(asked: Asked, documents: int, queries: int, healthy: int) -> None:
-    """14 planted faults: each is refused, and nothing healthy is.
+    """15 planted faults: each is refused, and nothing healthy is.
 
     Refused for the right reason, that is, by the check that is made for it.
     """

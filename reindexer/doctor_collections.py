@@ -131,7 +131,8 @@ def _open_elsewhere(
     if not failed:
         return Finding(name=name, state="ok", found=f"{about}, looked through by the service")
     found = "; ".join(_in_words(c["name"], c["found"], c["detail"]) for c in failed)
-    return Finding(name=name, state="problem", found=found, advice=_rebuild(generation))
+    advice = _remedy(generation, {check["name"] for check in failed})
+    return Finding(name=name, state="problem", found=found, advice=advice)
 
 
 def _generation(
@@ -198,9 +199,8 @@ def _collection(
     failed = [check for check in checks if not check.passed]
     if failed:
         found = "; ".join(_in_words(check.name, check.found, check.detail) for check in failed)
-        return Finding(
-            name=name, state="problem", found=f"{about}; {found}", advice=_rebuild(generation)
-        )
+        advice = _remedy(generation, {check.name for check in failed})
+        return Finding(name=name, state="problem", found=f"{about}; {found}", advice=advice)
     lag_docs = data.corpus.lag(generation.watermark)
     if generation.state != "ready" and lag_docs > data.settings.max_lag_docs:
         return Finding(name=name, state="warning", found=about, advice="run `reindexer sync`")
@@ -239,6 +239,16 @@ def _about(data: DataDirectory, generation: Generation) -> str:
 
 def _rebuild(generation: Generation) -> str:
     return f"build it again: `reindexer upgrade {generation.recipe.model} --anew`"
+
+
+def _remedy(generation: Generation, failed: set[str]) -> str:
+    """failed: names of the checks."""
+    if failed == {"metadata"} and generation.state == "live":
+        return (
+            "run `reindexer compact`: it builds the generation again from the vectors that it has, "
+            "with the corpus's metadata"
+        )
+    return _rebuild(generation)
 
 
 def _in_words(name: str, found: str, detail: str) -> str:

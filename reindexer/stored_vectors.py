@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.dense import DenseCollection, FloatMatrix
+from search.documents import metadata_json
 from search.vector_mark import fits, vector_marks
 
 NAMED_DOCUMENTS = 5  # how many culprits a message names
 LENGTH_TOLERANCE = 1e-2
 
 POINTS = np.dtype(
-    [("doc", "u8"), ("content", "u8"), ("seq", "i8"), ("number", "i4"), ("count", "i4")]
+    [
+        ("doc", "u8"),
+        ("content", "u8"),
+        ("metadata", "u8"),
+        ("seq", "i8"),
+        ("number", "i4"),
+        ("count", "i4"),
+    ]
 )
 
 
@@ -72,6 +80,7 @@ def look_through(
                     (
                         hash64(point.doc_id),
                         content64(point.content_hash),
+                        hash64(metadata_json(point.metadata)),
                         point.seq,
                         point.number,
                         point.count,

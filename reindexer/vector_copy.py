@@ -85,7 +85,7 @@ def copy_vectors(
             for start in range(0, len(points), COPY_POINTS):
                 part = slice(start, start + COPY_POINTS)
                 copied, rows = _as_in(recipe, source.recipe, points[part], vectors[part])
-                collection.upsert(_with_terms(copied, weights, data.corpus), rows)
+                collection.upsert(_described(copied, weights, data.corpus), rows)
             passages += len(points)
             on_wait(f"copying the vectors of {source.name}: {passages:,} passages")
     # From here on documents may be there in an older version, so replay has to look.
@@ -138,19 +138,19 @@ def _as_in(
     ], rows
 
 
-def _with_terms(
+def _described(
     points: Sequence[Point], weights: TermWeights | None, corpus: Corpus
 ) -> Sequence[Point]:
-    """With the terms of their documents as this generation counts them. A document that has changed
-    since is replayed, and gets them then."""
-    if weights is None:
-        return points
-    changes = corpus.get_many([point.doc_id for point in points if point.number == 0])
+    """With the metadata that the corpus has, and the terms as this generation counts them, so that
+    nothing but vectors is taken over from the source. A document that has changed since is
+    replayed, and gets them then."""
+    changes = corpus.get_many(list({point.doc_id for point in points}))
     described = []
     for point in points:
-        change = changes.get(point.doc_id) if point.number == 0 else None
-        is_here = change is not None and change.seq == point.seq
-        document = change.document if change is not None and is_here else None
-        terms = weights.document(document) if document is not None else None
-        described.append(replace(point, terms=terms))
+        change = changes.get(point.doc_id)
+        document = change.document if change is not None and change.seq == point.seq else None
+        if document is not None:
+            terms = weights.document(document) if weights and point.number == 0 else None
+            point = replace(point, metadata=document.metadata, terms=terms)
+        described.append(point)
     return described

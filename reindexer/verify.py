@@ -20,6 +20,7 @@ from reindexer.stored_vectors import (
     well_formed,
 )
 from reindexer.verify_documents import CORPUS, check_documents, read_corpus, settled
+from reindexer.verify_metadata import check_metadata
 from search.corpus import Corpus
 from search.dense import DenseCollection, FloatMatrix
 from search.payload import indexed_paths
@@ -65,6 +66,7 @@ def verify_structure(
     checks += check_documents(corpus, collection, documents, stored.points, watermark)
     checks += [_check_shape(stored, again.fresh), _check_marks(stored), _check_sample(again)]
     checks.append(_check_filters(recipe, collection))
+    checks.append(check_metadata(corpus, collection, documents, stored.points, watermark))
     checks.append(_check_index(collection))
     checks += _check_answers(collection)
     checks.append(_check_lexical(corpus, lexical_watermark, lexical_rows, documents, watermark))
@@ -87,6 +89,7 @@ def verify_stored(
         _check_shape(stored),
         _check_marks(stored),
         _check_filters(recipe, collection),
+        check_metadata(corpus, collection, documents, stored.points, watermark),
     ]
 
 
@@ -283,7 +286,7 @@ def _read_lexical(index: LexicalHalf) -> tuple[int, NDArray[Any]]:
     watermark = index.watermark
     rows = np.array(
         [
-            (hash64(doc_id), content64(content_hash), seq, False)
+            (hash64(doc_id), content64(content_hash), 0, seq, False)
             for doc_id, seq, content_hash in index.scan()
         ],
         dtype=CORPUS,

@@ -14,7 +14,9 @@ from reindexer.stored_vectors import NAMED_DOCUMENTS, content64, hash64
 from search.corpus import Corpus
 from search.dense import DenseCollection
 
-CORPUS = np.dtype([("doc", "u8"), ("content", "u8"), ("seq", "i8"), ("deleted", "?")])
+CORPUS = np.dtype(
+    [("doc", "u8"), ("content", "u8"), ("metadata", "u8"), ("seq", "i8"), ("deleted", "?")]
+)
 _SEED = 20_080_729
 
 
@@ -24,9 +26,17 @@ def read_corpus(corpus: Corpus, n_sample: int) -> tuple[NDArray[Any], list[str]]
     sample: list[str] = []
     n_live = 0
     parts: list[NDArray[Any]] = []
-    rows: list[tuple[int, int, int, bool]] = []
+    rows: list[tuple[int, int, int, int, bool]] = []
     for row in corpus.identities():
-        rows.append((hash64(row.doc_id), content64(row.content_hash), row.seq, row.deleted))
+        rows.append(
+            (
+                hash64(row.doc_id),
+                content64(row.content_hash),
+                hash64(row.metadata),
+                row.seq,
+                row.deleted,
+            )
+        )
         if not row.deleted:
             n_live += 1
             if len(sample) < n_sample:

@@ -52,12 +52,13 @@ class DeleteResult:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which state of a document the corpus has, without the document."""
+    """Which state of a document the corpus has, without its text."""
 
     doc_id: str
     seq: int
     content_hash: str  # "" for a tombstone
     deleted: bool
+    metadata: str  # as `metadata_json` writes it
 
 
 class Corpus:
@@ -223,7 +224,7 @@ class Corpus:
             with self._database.read() as connection:
                 rows = connection.execute(statement, {"after": after, "limit": batch}).all()
             for row in rows:
-                yield Identity(row.doc_id, row.seq, row.content_hash, row.deleted)
+                yield Identity(*row)
             if len(rows) < batch:
                 return
             after = rows[-1].seq
@@ -289,6 +290,7 @@ _IDENTITIES = (
         tables.documents.c.seq,
         tables.documents.c.content_hash,
         tables.documents.c.deleted,
+        tables.documents.c.metadata,
     )
     .where(tables.documents.c.seq > sa.bindparam("after"))
     .order_by(tables.documents.c.seq)

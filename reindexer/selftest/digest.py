@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from reindexer.data_directory import DataDirectory
 from reindexer.opening import sync_lexical
 from search.dense import FloatMatrix
+from search.documents import metadata_json
 from search.generations import Generation
+from search.recipe import AnalyzerRecipe
 
 VECTOR_TOLERANCE = 1e-5  # of a component: engines round as they bring vectors to length 1
 NAMED = 3  # differing rows that a message names
@@ -25,7 +28,7 @@ class CollectionDigest:
 
     about: tuple[Any, ...]  # state, model, fingerprint of the catalog and of the collection
     watermark: int
-    points: Rows  # point id → doc_id, number, count, seq, content hash, text hash
+    points: Rows  # point id → everything that is stored with a vector
     vectors: FloatMatrix  # (n_points, dim), in the order of the point ids
 
 
@@ -36,7 +39,7 @@ class Digest:
     head: int
     documents: Rows  # doc_id → seq, content hash, deleted
     collections: Mapping[str, CollectionDigest]  # by generation: live, standby and ready
-    lexical: Rows  # doc_id → seq, content hash
+    lexical: Mapping[str, Rows]  # by analyzer: doc_id → seq, content hash
     models: tuple[str, ...]
     alias: str | None
 
@@ -50,7 +53,7 @@ def take_digest(data: DataDirectory) -> Digest:
             row.doc_id: (row.seq, row.content_hash, row.deleted) for row in data.corpus.identities()
         },
         collections={generation.name: _of_collection(data, generation) for generation in kept},
-        lexical=_of_lexical(data, kept),
+        lexical={analyzer.id: _of_lexical(data, analyzer) for analyzer in lexical_files(kept)},
         models=tuple(f"{version} {version.fingerprint}" for version in data.registry.list()),
         alias=data.store.alias(),
     )
@@ -70,6 +73,8 @@ def _of_collection(data: DataDirectory, generation: Generation) -> CollectionDig
                     point.seq,
                     point.content_hash,
                     point.text_hash,
+                    (point.start, point.end),
+                    metadata_json(point.metadata),
                 )
                 rows[point.id] = vector
         stacked = [rows[point_id] for point_id in sorted(rows)]
@@ -88,21 +93,25 @@ def _of_collection(data: DataDirectory, generation: Generation) -> CollectionDig
         collection.close()
 
 
-def _of_lexical(data: DataDirectory, kept: list[Generation]) -> Rows:
-    if not kept:
-        return {}
-    index = data.open_lexical(kept[-1].recipe.analyzer, writable=False)
-    try:
+def lexical_files(generations: Iterable[Generation]) -> list[AnalyzerRecipe]:
+    """What the lexical indexes on disk are for; where the terms are beside the vectors, none is."""
+    recipes = [item.recipe for item in generations if item.recipe.lexical.kind == "bm25s"]
+    return list({recipe.analyzer.id: recipe.analyzer for recipe in recipes}.values())
+
+
+def _of_lexical(data: DataDirectory, analyzer: AnalyzerRecipe) -> Rows:
+    """As the next process would see it: one that was killed may have left it behind."""
+    with closing(data.open_lexical(analyzer, writable=False)) as index:
         sync_lexical(data.corpus, index)
         return {doc_id: (seq, content_hash) for doc_id, seq, content_hash in index.scan()}
-    finally:
-        index.close()
 
 
 def differences(found: Digest, expected: Digest) -> list[str]:
     """Both ways: what is missing, what is too much, and what is not the same."""
     result = _compared("corpus", found.documents, expected.documents)
-    result += _compared("lexical index", found.lexical, expected.lexical)
+    for analyzer in sorted(found.lexical.keys() | expected.lexical.keys()):
+        there, wanted = found.lexical.get(analyzer, {}), expected.lexical.get(analyzer, {})
+        result += _compared(f"lexical index {analyzer}", there, wanted)
     for what in ("head", "models", "alias"):
         result += _same(what, getattr(found, what), getattr(expected, what))
     result += _same("generations", sorted(found.collections), sorted(expected.collections))

@@ -71,14 +71,21 @@ def nothing_wrong(name: str, faults: list[str], *, looked_at: str, expected: str
 
 
 def at_most(
-    name: str, found: float, limit: float, unit: str, *, of_speed: bool = True, about: str = ""
+    name: str,
+    found: float | None,
+    limit: float,
+    unit: str,
+    *,
+    of_speed: bool = True,
+    about: str = "",
 ) -> Promise:
+    """found: None when nothing was measured; such a promise is broken, on a slow machine too."""
     return Promise(
         name=name,
-        kept=found <= limit,
-        found=f"{found:,.3g} {unit}{about}",
+        kept=found is not None and found <= limit,
+        found="nothing was measured" if found is None else f"{found:,.3g} {unit}{about}",
         expected=f"at most {limit:,.3g} {unit}",
-        of_speed=of_speed,
+        of_speed=of_speed and found is not None,
     )
 
 

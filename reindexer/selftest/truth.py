@@ -6,15 +6,16 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from reindexer.data_directory import DataDirectory
 from reindexer.opening import sync_lexical
-from reindexer.selftest.digest import VECTOR_TOLERANCE
+from reindexer.selftest.digest import VECTOR_TOLERANCE, lexical_files
 from search.corpus import Corpus
-from search.documents import Change, Document
+from search.documents import Change, Condition, Document, metadata_json
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.splitter import Splitter
@@ -30,6 +31,7 @@ class Truth:
 
     def __init__(self) -> None:
         self.documents: dict[str, Document] = {}
+        self.deleted: dict[str, Document] = {}  # as they were, but for those that are back
         self.history: dict[str, list[str]] = defaultdict(list)  # what was done to each, in order
         self._locks = [threading.Lock() for _ in range(N_LOCKS)]
 
@@ -40,26 +42,33 @@ class Truth:
         """Call it under the document's lock."""
         corpus.put([document])
         self.documents[document.doc_id] = document
+        self.deleted.pop(document.doc_id, None)
         self.history[document.doc_id].append(what)
 
     def delete(self, corpus: Corpus, doc_id: str, what: str) -> None:
         """Call it under the document's lock."""
         corpus.delete([doc_id])
-        self.documents.pop(doc_id, None)
+        if (known := self.documents.pop(doc_id, None)) is not None:
+            self.deleted[doc_id] = known
         self.history[doc_id].append(what)
 
-    def faults(self, data: DataDirectory) -> list[str]:
+    def faults(self, data: DataDirectory, *, in_step: bool = False) -> list[str]:
         """Everything in corpus, live, standby and lexical index that is not as it should be, both
-        ways. Nobody may write, and nobody may have the collections open."""
+        ways. Nobody may write, and nobody may have the collections open.
+
+        in_step: whoever replayed said that all was visible, and has saved it. Then a lexical index
+        that is behind is a fault; after a kill the next process brings it to the head.
+        """
         changes, faults = self._compare_corpus(data.corpus)
-        for generation in data.catalog.all({"live", "standby"}):
+        kept = data.catalog.all({"live", "standby"})
+        for generation in kept:
             faults += self._compare_dense(data, generation, changes)
-        live = data.catalog.live()
-        if live is not None:
-            index = data.open_lexical(live.recipe.analyzer, writable=False)
-            sync_lexical(data.corpus, index)
-            faults += self._compare_lexical(index, changes)
-            index.close()
+        for analyzer in lexical_files(kept):
+            with closing(data.open_lexical(analyzer, writable=False)) as index:
+                if in_step and (behind := data.corpus.lag(index.watermark)):
+                    faults.append(f"lexical index {analyzer.id}: {behind} changes behind")
+                sync_lexical(data.corpus, index)
+                faults += self._compare_lexical(f"lexical index {analyzer.id}", index, changes)
         return faults
 
     def _compare_corpus(self, corpus: Corpus) -> tuple[dict[str, Change], list[str]]:
@@ -84,7 +93,14 @@ class Truth:
                 continue  # said of the corpus
             for passage in splitter.split(document):
                 key = f"{doc_id}#{passage.number}"
-                expected[key] = (passage.count, change.seq, change.content_hash)
+                expected[key] = (
+                    passage.count,
+                    change.seq,
+                    change.content_hash,
+                    passage.text_hash,
+                    (passage.start, passage.end),
+                    metadata_json(document.metadata),
+                )
                 texts[key] = passage.text
         found: dict[str, Any] = {}
         vectors: dict[str, Any] = {}
@@ -93,7 +109,14 @@ class Truth:
             for points, rows in collection.scan():
                 for point, row in zip(points, rows, strict=True):
                     key = f"{point.doc_id}#{point.number}"
-                    found[key] = (point.count, point.seq, point.content_hash)
+                    found[key] = (
+                        point.count,
+                        point.seq,
+                        point.content_hash,
+                        point.text_hash,
+                        (point.start, point.end),
+                        metadata_json(point.metadata),
+                    )
                     vectors[key] = row
         finally:
             collection.close()
@@ -110,22 +133,29 @@ class Truth:
             ]  # fmt: skip
         return faults
 
-    def _compare_lexical(self, index: LexicalIndex, changes: Mapping[str, Change]) -> list[str]:
+    def _compare_lexical(
+        self, where: str, index: LexicalIndex, changes: Mapping[str, Change]
+    ) -> list[str]:
         found = {doc_id: (seq, content_hash) for doc_id, seq, content_hash in index.scan()}
         expected = {
             doc_id: (change.seq, change.content_hash)
             for doc_id, change in changes.items()
             if doc_id in self.documents
         }
-        faults = self._differences("lexical index", found, expected)
+        faults = self._differences(where, found, expected)
         asked = random.Random(_SEED).sample(
             sorted(self.documents), min(SEARCHED, len(self.documents))
         )
         for doc_id in asked:
-            hits = index.search(self.documents[doc_id].full_text, 3)
+            document = self.documents[doc_id]
+            fields = tuple(
+                Condition(field=name, any_of=value if isinstance(value, tuple) else (value,))
+                for name, value in document.metadata.items()
+            )
+            hits = index.search(document.full_text, 3, fields)
             if doc_id not in {hit.doc_id for hit in hits}:
                 faults.append(
-                    self._told(f"lexical index: {doc_id} is not found by its text", doc_id)
+                    self._told(f"{where}: {doc_id} is not found by its text and metadata", doc_id)
                 )
         return faults
 

@@ -211,7 +211,7 @@ def test_the_gate_refuses_every_fault_for_its_reason_and_nothing_healthy() -> No
     proof = gates.prove_gate(documents=1_000, queries=300, healthy=1)
 
     assert broken(proof) == set()
-    assert len(proof.figures["faults"]) == 14
+    assert len(proof.figures["faults"]) == 15
 
 
 def test_a_gate_that_lets_a_fault_through_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tests.word_encoder import WordEncoder
 
 CHECKS = {
     "fingerprint", "documents", "content", "passages", "vectors", "marks", "sample", "filters",
-    "index", "metric", "recall", "lexical",
+    "metadata", "index", "metric", "recall", "lexical",
 }  # fmt: skip
 LONG = "one two three four five six seven eight nine ten " * 8  # three passages or more
 SHORT_IDS = [f"d{number}" for number in range(30)]
