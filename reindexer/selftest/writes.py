@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +28,9 @@ N_WRITERS = 4
 N_INGESTED = 300  # documents that come from a file meanwhile, under a source of their own
 IDS_PER_OPERATION = 0.25  # so that a document is written about four times
 MIN_OPERATIONS_PER_S = 200
-# What is done to a document, and how often.
-UPSERT, METADATA, DELETE = 0.5, 0.2, 0.2  # the rest: delete, and insert again as it was
+KNOWN_AT_FIRST = 0.5  # of the ids, so that every kind of operation finds one from the beginning
+# What is done, and its share. The last is for one that was deleted earlier, as it was then.
+SHARES: Mapping[str, float] = {"upsert": 0.5, "metadata": 0.2, "delete": 0.2, "insert again": 0.1}
 
 
 def prove_writes(
@@ -43,6 +46,7 @@ def prove_writes(
     watch = Stopwatch()
     faults: list[str] = []
     rates: list[float] = []
+    by_kind: Counter[str] = Counter()
 
     def tell(before: int, done: int, what: str) -> None:
         on_progress(before + done, operations * seeds, what)
@@ -54,6 +58,7 @@ def prove_writes(
             found = world.run()
         faults += [f"seed {number}: {fault}" for fault in found]
         rates.append(world.operations_per_s)
+        by_kind += world.by_kind
     slowest = min(rates)
     return Proof(
         tool="writes",
@@ -78,6 +83,7 @@ def prove_writes(
             "operations": operations * seeds,
             "seeds": seeds,
             "operations_per_s": [round(rate) for rate in rates],
+            "by_kind": dict(by_kind),
         },
         seconds=watch.seconds,
     )
@@ -99,6 +105,7 @@ class _World:
         self._on_progress = on_progress
         self._truth = Truth()
         self._n_ids = max(20, int(operations * IDS_PER_OPERATION))
+        self.by_kind: Counter[str] = Counter()
         self._failures: list[str] = []
         self._done = 0
         self._allowed = 0
@@ -112,6 +119,8 @@ class _World:
 
     def run(self) -> list[str]:
         """What is not as it should be."""
+        for at in range(int(self._n_ids * KNOWN_AT_FIRST)):
+            self._truth.put(self._data.corpus, document(at), "insert before the first operation")
         writers = [
             threading.Thread(target=self._write, args=(number,)) for number in range(N_WRITERS)
         ]
@@ -129,7 +138,7 @@ class _World:
             self._allow(self._operations, "the end")
             for writer in writers:
                 writer.join()
-        return self._failures + self._truth.faults(self._data)
+        return self._failures + self._truth.faults(self._data, in_step=True)
 
     def _all_phases(self) -> None:
         phases: list[tuple[str, Callable[[], object]]] = [
@@ -216,25 +225,45 @@ class _World:
                 self._on_progress(number, f"seed {self._seed}, {self._phase}")
 
     def _operate(self, rng: random.Random, number: int) -> None:
-        corpus, truth = self._data.corpus, self._truth
-        at, kind = rng.randrange(self._n_ids), rng.random()
-        doc_id = f"d{at}"
-        with truth.lock(doc_id):
-            known = truth.documents.get(doc_id)
-            if known is None or kind < UPSERT:
-                what = "insert" if known is None else "edit"
-                fresh = document(at, version=number, group=number % 7)
-                truth.put(corpus, fresh, f"{what} in operation {number} ({self._phase})")
-            elif kind < UPSERT + METADATA:
-                changed = Document.of(
-                    doc_id=doc_id,
-                    text=known.text,
-                    title=known.title,
-                    metadata={"number": at, "group": f"g{number % 7}", "changed": number},
-                )
-                truth.put(corpus, changed, f"metadata in operation {number} ({self._phase})")
-            elif kind < UPSERT + METADATA + DELETE:
-                truth.delete(corpus, doc_id, f"delete in operation {number} ({self._phase})")
-            else:
-                truth.delete(corpus, doc_id, f"delete in operation {number} ({self._phase})")
-                truth.put(corpus, known, f"insert again in operation {number} ({self._phase})")
+        """Draw what is done, and then a document that it can be done to."""
+        (kind,) = rng.choices(list(SHARES), list(SHARES.values()))
+        first = rng.randrange(self._n_ids)
+        for at in itertools.chain(range(first, self._n_ids), range(first)):
+            if self._fits(kind, at):
+                with self._truth.lock(f"d{at}"):
+                    if self._fits(kind, at):  # still, now that nobody else can write it
+                        self._do(kind, at, number)
+                        break
+        else:  # as yet there is none
+            kind = "upsert"
+            with self._truth.lock(f"d{first}"):
+                self._do(kind, first, number)
+        with self._turn:
+            self.by_kind[kind] += 1
+
+    def _fits(self, kind: str, at: int) -> bool:
+        if kind == "upsert":
+            return True
+        return f"d{at}" in (
+            self._truth.deleted if kind == "insert again" else self._truth.documents
+        )
+
+    def _do(self, kind: str, at: int, number: int) -> None:
+        """Under the document's lock."""
+        corpus, truth, doc_id = self._data.corpus, self._truth, f"d{at}"
+        what = f"{kind} in operation {number} ({self._phase})"
+        if kind == "upsert":
+            truth.put(corpus, document(at, version=number, group=number % 7), what)
+        elif kind == "metadata":
+            known = truth.documents[doc_id]
+            changed = Document.of(
+                doc_id=doc_id,
+                text=known.text,
+                title=known.title,
+                metadata={"number": at, "group": f"g{number % 7}", "changed": number},
+            )
+            truth.put(corpus, changed, what)
+        elif kind == "delete":
+            truth.delete(corpus, doc_id, what)
+        else:
+            truth.put(corpus, truth.deleted[doc_id], what)

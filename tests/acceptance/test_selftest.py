@@ -132,12 +132,18 @@ def test_every_kill_point_has_its_place_in_the_code() -> None:
 def test_writes_during_everything_else_are_all_there() -> None:
     told: list[tuple[int, int]] = []
     proof = writing.prove_writes(
-        operations=200, seeds=2, seed=1, on_progress=lambda *at: told.append(at[:2])
+        operations=2_000, seeds=2, seed=1, on_progress=lambda *at: told.append(at[:2])
     )
 
-    assert sorted(told) == [(100, 400), (200, 400), (300, 400), (400, 400)]
+    assert sorted(told) == [(done, 4_000) for done in range(100, 4_001, 100)]
     assert broken(proof) == set()
-    assert promise(proof, "no write lost, stale or resurrected").found.startswith("200 operations")
+    assert promise(proof, "no write lost, stale or resurrected").found.startswith(
+        "2,000 operations"
+    )
+    by_kind = proof.figures["by_kind"]
+    assert sum(by_kind.values()) == 4_000
+    for kind, share in writing.SHARES.items():
+        assert abs(by_kind[kind] / 4_000 - share) < 0.03, kind  # five times what chance does
 
 
 def test_a_deletion_that_does_not_reach_the_vectors_is_found(
