@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from reindexer import data_directory
 from reindexer.cli import cli
 from reindexer.selftest import word_directory
+from reindexer.settings import Settings
 from tests import bad_inputs as bad
 from tests.bad_sources import Check
 from tests.word_directory import WordDirectory
@@ -73,6 +74,16 @@ arguments: st.SearchStrategy[list[str]] = st.builds(
 )
 
 
+class _KeptOpen(word_directory.WordDirectory):
+    """Not closed after each command: opening takes longer than most of them."""
+
+    def close(self) -> None:
+        """Whoever closes it calls `end`."""
+
+    def end(self) -> None:
+        super().close()
+
+
 @contextmanager
 def a_terminal(folder: Path) -> Iterator[Check]:
     """An installation with a live generation, in a folder that paths like ../.. do not leave."""
@@ -86,6 +97,14 @@ def a_terminal(folder: Path) -> Iterator[Check]:
     runner = CliRunner(env={**environment, "HOME": str(home), "NO_COLOR": "1"})
     opened: Any = data_directory.open_data_directory
     before = Path.cwd()
+    kept: list[_KeptOpen] = []
+
+    def open_kept(settings: Settings) -> _KeptOpen:
+        found = next((directory for directory in kept if directory.settings == settings), None)
+        if found is None:
+            found = _KeptOpen(settings)
+            kept.append(found)
+        return found
 
     def check(words: list[str]) -> None:
         done = runner.invoke(cli, ["--data-dir", str(home / "data"), *words])
@@ -94,13 +113,15 @@ def a_terminal(folder: Path) -> Iterator[Check]:
         assert "Error: unexpected " not in done.stderr, (words, done.stderr)
         assert done.exit_code == 0 or done.stderr, words
 
-    data_directory.open_data_directory = word_directory.WordDirectory  # type: ignore[assignment]
+    data_directory.open_data_directory = open_kept
     os.chdir(home)
     try:
         yield check
     finally:
         os.chdir(before)
         data_directory.open_data_directory = opened
+        for directory in kept:
+            directory.end()
 
 
 def _write_examples(folder: Path) -> None:
