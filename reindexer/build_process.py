@@ -23,7 +23,7 @@ from reindexer.journal import Build, BuildState, Lease
 from reindexer.vector_copy import copy_source, copy_vectors
 from search.errors import GenerationNotFound, StoreLocked
 from search.generations import Generation
-from search.processes import run_module
+from search.processes import STILL_S, Stillness, run_module
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,12 @@ def run_build(
         stdout=subprocess.DEVNULL,
         process_group=0,  # Ctrl-C is for this process, which then asks the child to stop
     )
+    is_still = False  # it hung: the embedded engine may, where it finds no memory
     try:
         assert child.stdin is not None
         child.stdin.write(job.to_json().encode("utf-8"))
         child.stdin.close()
+        stillness = Stillness(child.pid)
         asked_at: float | None = None  # when somebody's wish to stop the build was first seen
         while child.poll() is None:
             lease.check()
@@ -111,6 +113,11 @@ def run_build(
                 asked_at = asked_at or time.monotonic()
                 if time.monotonic() - asked_at > DEAF_S:
                     return _end_deaf(data, child, build, build.stop)
+            if stillness.seconds() > STILL_S:
+                child.kill()
+                child.wait()
+                is_still = True
+                break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
     except BaseException:
@@ -118,7 +125,7 @@ def run_build(
         raise
     build = data.journal.build_of(generation.name)
     on_progress(build)
-    return _outcome(data, build, child.returncode)
+    return _outcome(data, build, child.returncode, is_still=is_still)
 
 
 def _copied(
@@ -154,7 +161,9 @@ class _Stopped(Exception):
     """Somebody asked for the copy to end."""
 
 
-def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
+def _outcome(
+    data: DataDirectory, build: Build, returncode: int, *, is_still: bool = False
+) -> Build:
     if returncode == 0:
         return build
     if returncode == 3:
@@ -170,6 +179,8 @@ def _outcome(data: DataDirectory, build: Build, returncode: int) -> Build:
     if returncode < 0:
         name = signal.Signals(-returncode).name
         reason = f"{KILLED_BY} {name}"
+        if is_still:
+            reason += f", because it did nothing for {STILL_S:g} s; memory may be short"
         data.journal.update_build(build.build_id, state="failed", reason=reason)
     else:
         reason = build.reason or f"its process ended with exit code {returncode}"

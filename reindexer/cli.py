@@ -32,7 +32,7 @@ from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
 from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked
 from search.masking import mask_keys
-from training.errors import TrainingError
+from training.errors import MEMORY_IS_SHORT, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +199,7 @@ def _report(error: BaseException, invocation: Invocation) -> int:
             return error.exit_code
         case MemoryError():
             _say_error(
-                "memory is short; give this process more, or end others. What was acknowledged is "
-                "kept, the same command goes on"
+                f"{MEMORY_IS_SHORT}. What was acknowledged is kept, the same command goes on"
             )
             return EXIT_FAILED
         case UnicodeEncodeError(reason="surrogates not allowed"):

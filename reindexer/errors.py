@@ -15,7 +15,7 @@ ReindexerError
 
 from __future__ import annotations
 
-from training.errors import is_disk_full
+from training.errors import MEMORY_IS_SHORT, is_disk_full
 
 
 class ReindexerError(Exception):
@@ -64,6 +64,8 @@ class JobInvalid(ReindexerError):
 
 def in_words(error: BaseException) -> str:
     """What an error says to people; of the operating system's, without its number."""
+    if isinstance(error, MemoryError):
+        return MEMORY_IS_SHORT
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     found = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

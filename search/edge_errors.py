@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from search.errors import DiskFull, SearchError, StoreError, StoreLocked
-from training.errors import is_disk_full
+from search.errors import DiskFull, SearchError, StoreError, StoreLocked, StoreUnavailable
+from training.errors import MEMORY_IS_SHORT, is_disk_full
+
+_NO_MEMORY = ("Cannot allocate memory", "Out of memory", "OutOfMemory")
 
 
 @contextlib.contextmanager
@@ -24,6 +26,8 @@ def engine_errors(what: str, kind: type[StoreError], advice: str = "") -> Iterat
             raise StoreLocked(
                 f"{what}: a program that is not reindexer has it open; stop it and try again"
             ) from error
+        if any(words in text for words in _NO_MEMORY):
+            kind, advice = StoreUnavailable, f"{MEMORY_IS_SHORT}, and try again"
         if is_disk_full(error):
             kind, advice = DiskFull, "make room (`reindexer prune`) and try again"
         raise kind(f"{what}: {text}" + (f"; {advice}" if advice else "")) from error

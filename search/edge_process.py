@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import socket
@@ -30,14 +31,16 @@ from search import errors
 from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Layout, Point
 from search.documents import Filter, Value
 from search.errors import StoreError, StoreUnavailable
-from search.processes import run_module
+from search.processes import STILL_S, Stillness, run_module
 
 log = logging.getLogger(__name__)
 
 CHILD = "search.edge_child"  # the module that runs there
 CHANNELS = 4  # calls that can be under way at a time
-# Then the process hangs, and another takes its place. The engine may have a log to read first.
-SEARCH_WAIT_S, CALL_WAIT_S = 60.0, 600.0
+# Then the process hangs, and another takes its place; so does one that does nothing for STILL_S.
+# The engine may have a log to read first, and nobody knows how long a graph takes.
+SEARCH_WAIT_S, CALL_WAIT_S, FINISH_WAIT_S = 60.0, 600.0, math.inf
+LOOK_S = 1.0  # between two looks whether it still does something
 NO_BLAS = {"OPENBLAS_NUM_THREADS": "1"}  # numpy would start threads for it, and nothing needs them
 CLOSE_WAIT_S = 60.0  # the engine's log has what was not flushed by then
 RESTART_S = 2.0  # after one that could not be started
@@ -130,7 +133,7 @@ class EdgeProcessCollection:
 
     def finish(self) -> None:
         """Build the HNSW graph; searches of this collection wait for it."""
-        self._call("finish", within_s=None)
+        self._call("finish", within_s=FINISH_WAIT_S)
 
     def close(self) -> None:
         with self._lock:
@@ -143,7 +146,7 @@ class EdgeProcessCollection:
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any, within_s: float | None = CALL_WAIT_S) -> Any:
+    def _call(self, method: str, *arguments: Any, within_s: float = CALL_WAIT_S) -> Any:
         return self._ask(self._running(), method, *arguments, within_s=within_s)
 
     def _ask(
@@ -151,7 +154,7 @@ class EdgeProcessCollection:
         process: _Process,
         method: str,
         *arguments: Any,
-        within_s: float | None = CALL_WAIT_S,
+        within_s: float = CALL_WAIT_S,
     ) -> Any:
         with self._channel(process) as channel:
             channel.ask(method, *arguments)
@@ -177,7 +180,7 @@ class EdgeProcessCollection:
             finally:
                 channel.drain()
         except _Gone as error:
-            raise self._lost(process) from error
+            raise self._lost(process, str(error)) from error
         finally:
             process.free.put(channel)
 
@@ -198,7 +201,7 @@ class EdgeProcessCollection:
                 )
             return self._process
 
-    def _lost(self, process: _Process) -> StoreError:
+    def _lost(self, process: _Process, reason: str) -> StoreError:
         with self._lock:
             if self._closed:
                 return _closed(self._name)
@@ -207,8 +210,8 @@ class EdgeProcessCollection:
                 self._process = None
         message = (
             f"the process {process.pid} that had collection {self._name!r} open is gone "
-            f"({process.kill()}); the next request opens it again. Run `reindexer doctor` if this "
-            "goes on"
+            f"({process.kill()}{reason}); the next request opens it again. Run `reindexer doctor` "
+            "if this goes on"
         )
         if is_news:
             log.warning("%s", message)
@@ -222,8 +225,9 @@ class _Gone(Exception):
 class _Channel:
     """One question at a time, and its answer."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pid: int) -> None:
         self._connection = connection
+        self._pid = pid  # of who answers
         self._owes = False
 
     def ask(self, method: str, *arguments: Any) -> None:
@@ -233,18 +237,28 @@ class _Channel:
             raise _Gone from error
         self._owes = True
 
-    def answer(self, within_s: float | None) -> Any:
+    def answer(self, within_s: float) -> Any:
         """Raises the error that the question led to, and _Gone when there will be no answer."""
         self._owes = False
         try:
-            if within_s is not None and not self._connection.poll(within_s):
-                raise _Gone(f"no answer within {within_s:g} s")
+            self._await(within_s)
             kind, *found = self._connection.recv()
         except (EOFError, OSError) as error:
             raise _Gone from error
         if kind == "error":
             raise _error(*found)
         return found[0]
+
+    def _await(self, within_s: float) -> None:
+        """Raises _Gone when nothing comes."""
+        deadline = time.monotonic() + within_s
+        stillness: Stillness | None = None
+        while not self._connection.poll(max(0.0, min(LOOK_S, deadline - time.monotonic()))):
+            stillness = stillness or Stillness(self._pid)
+            if time.monotonic() >= deadline:
+                raise _Gone(f", after no answer within {within_s:g} s")
+            if stillness.seconds() > STILL_S:
+                raise _Gone(f", after it did nothing for {STILL_S:g} s; memory may be short")
 
     def drain(self) -> None:
         """Nobody wants the answer any more."""
@@ -275,7 +289,9 @@ class _Process:
         finally:
             for _, their in pairs:
                 their.close()
-        self._channels = [_Channel(Connection(ours.detach())) for ours, _ in pairs]
+        self._channels = [
+            _Channel(Connection(ours.detach()), self._process.pid) for ours, _ in pairs
+        ]
         self.free: queue.SimpleQueue[_Channel] = queue.SimpleQueue()
         try:
             self.spec: CollectionSpec = self._channels[0].answer(CALL_WAIT_S)

@@ -7,8 +7,12 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
+# A process that has work to do and does nothing for so long hangs: one that waits for a slow disk
+# or a server uses the processor now and then.
+STILL_S = 120.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,14 +65,43 @@ def _host() -> str:
     return f"{socket.gethostname()}/{namespace}"
 
 
+class Stillness:
+    """For how long a process has done nothing at all: not used the processor."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._used = _ticks_of(pid)
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Between looks; 0 where the system does not tell."""
+        used = _ticks_of(self._pid)
+        if used is None or used != self._used:
+            self._used, self._since = used, time.monotonic()
+        return time.monotonic() - self._since if used is not None else 0.0
+
+
+def _ticks_of(pid: int) -> int | None:
+    """Clock ticks that a process has used the processor for."""
+    fields = _stat_of(pid)
+    return int(fields[11]) + int(fields[12]) if fields else None
+
+
 def _start_of(pid: int) -> str:
     """Start time of a process in clock ticks; "0" where the system does not tell."""
+    fields = _stat_of(pid)
+    if not fields:
+        return "0"
+    return "dead" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _stat_of(pid: int) -> list[str]:
+    """What the system tells of a process behind its name; nothing where it does not."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return "0"
-    fields = text.rpartition(")")[2].split()
-    return "dead" if fields[0] in ("Z", "X") else fields[19]
+        return []
+    return text.rpartition(")")[2].split()
 
 
 def run_module(module: str, *arguments: str) -> list[str]:

@@ -105,6 +105,9 @@ class ExtraMissing(TrainingError):
     """A package that an extra brings is not installed; the message says which to install."""
 
 
+MEMORY_IS_SHORT = "memory is short: give this process more, or end others"
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether it, or what it came from, is that a file could not grow; torch and safetensors have
     no class for that."""

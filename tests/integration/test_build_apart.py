@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reindexer import build_process
 from reindexer.build import BuildRun, run_to_its_end
 from reindexer.build_job import BuildJob
+from reindexer.build_process import run_build
+from reindexer.errors import BuildFailed
 from reindexer.journal import BUILD_LEASE
 from tests.word_directory import WordDirectory
 from training import kill_points
@@ -94,3 +98,21 @@ def test_a_build_whose_other_process_is_gone_says_so_and_goes_on(
     collection.close()
     assert stored == sorted(f"d{number}" for number in range(N_DOCUMENTS))
     assert directory.journal.build_of(name).encoded <= N_DOCUMENTS + WINDOW
+
+
+def test_a_build_that_hangs_is_ended_and_says_so(
+    directory: WordDirectory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(build_process, "STILL_S", 0.5)
+    monkeypatch.setattr(build_process, "run_module", lambda *_arguments: asleep)
+    generation = directory.catalog.get(name)
+
+    with (
+        directory.journal.lease(BUILD_LEASE) as lease,
+        pytest.raises(BuildFailed, match=r"SIGKILL, because it did nothing .*`reindexer resume`"),
+    ):
+        run_build(directory, generation, lease, evaluation=None, on_progress=lambda _build: None)
+
+    assert directory.journal.build_of(name).state == "failed"
+    assert build(directory, name) == 0

@@ -81,6 +81,23 @@ def test_a_process_that_hangs_is_replaced(
     assert len(collection.search(ROWS[0], 5)) == 5
 
 
+@pytest.mark.parametrize("method", ["upsert", "finish"])
+def test_a_process_that_does_nothing_is_replaced_whatever_it_was_asked(
+    collection: EdgeProcessCollection, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(edge_process, "STILL_S", 0.2)
+    monkeypatch.setattr(edge_process, "LOOK_S", 0.05)
+    assert collection.pid is not None
+    os.kill(collection.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, collection.pid, os.WSTOPPED)
+    arguments = (points(N_POINTS), ROWS) if method == "upsert" else ()
+    with pytest.raises(StoreUnavailable, match=r"signal 9, after it did nothing .* be short"):
+        getattr(collection, method)(*arguments)
+    monkeypatch.undo()
+    getattr(collection, method)(*arguments)
+    assert collection.count() == N_POINTS
+
+
 def test_what_is_read_page_by_page_never_goes_on_in_another_process(
     collection: EdgeProcessCollection,
 ) -> None:
