@@ -25,7 +25,10 @@ settings.load_profile("unhurried")
 # Files that take the longest go first: one that comes last has a single core to itself.
 LONGEST_FIRST = (
     "test_tour",
+    "test_selftest_two_minutes",
     "test_house_rules",
+    "test_selftest_kill",
+    "test_selftest_soak",
     "test_selftest",
     "test_finetune",
     "test_fanout_ray",

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from reindexer.errors import ReindexerError
 from reindexer.settings import Settings
+from search.errors import SearchError
 from search.processes import die_with_parent
+from training.errors import TrainingError
 from training.kill_points import KillPoint, Listener, kill_here, listen
 
 Sabotage = Callable[[], None]  # breaks something on purpose, inside the child
 
 # A process is forked from one that has imported everything and started no thread: 20 ms.
 _processes = multiprocessing.get_context("forkserver")
+# An exit code can be read once, and a start reads those of all who have ended: threads take turns.
+_turn = threading.Lock()
 _PRELOADED = ["reindexer.selftest.verbs", "search.lexical", "alembic.command"]
 
 # The first of these is the first write that lasts.
 _WRITES = ("corpus.commit", "upsert.acknowledged", "stale.removed", "lexical.saved", "model.named")
+_ENCODED, _FAILED = "encoded", "failed"  # entries of a diary that are no kill points
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +54,7 @@ class Diary:
     reached: Counter[str]  # kill points, how often
     encoded: int  # passages given to a model
     first_write_s: float | None  # from the start of the process; None: it wrote nothing
+    failure: str | None  # why it gave up, where it did with an error of ours
 
 
 class Child:
@@ -66,30 +76,36 @@ class Child:
         self._process: BaseProcess = _processes.Process(
             target=_live, args=(settings, verb, argument, str(diary), kill_at, sabotage)
         )
-        self._process.start()
+        with _turn:
+            self._process.start()
 
     def wait(self) -> int:
         """The exit code; -9 when it was killed."""
-        self._process.join()
-        code = self._process.exitcode
+        code = _ended(self._process)
         self._process.close()
-        assert code is not None
         return code
+
+    def kill(self) -> None:
+        """Now, from any thread, unless it has ended."""
+        with contextlib.suppress(ValueError):  # it has been waited for
+            self._process.kill()
 
     def kill_after(self, seconds: float) -> int:
         """Kill it unless it has ended by then; the exit code."""
-        self._process.join(seconds)
+        wait([self._process.sentinel], seconds)
         self._process.kill()
         return self.wait()
 
     def read_diary(self) -> Diary:
         lines = self._diary.read_text("ascii").splitlines() if self._diary.exists() else []
-        entries = [line.split(" ") for line in lines]
+        entries = [line.split(" ", 2) for line in lines]
+        failures = [entry[2] for entry in entries if entry[1] == _FAILED]
         writes = [float(entry[0]) for entry in entries if entry[1] in _WRITES]
         return Diary(
-            reached=Counter(entry[1] for entry in entries if entry[1] != "encoded"),
-            encoded=sum(int(entry[2]) for entry in entries if entry[1] == "encoded"),
+            reached=Counter(entry[1] for entry in entries if len(entry) == 2),
+            encoded=sum(int(entry[2]) for entry in entries if entry[1] == _ENCODED),
             first_write_s=min(writes) - self._began if writes else None,
+            failure=failures[0] if failures else None,
         )
 
 
@@ -120,13 +136,28 @@ def _live(
     handle = os.open(diary, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def write(text: str) -> None:
-        os.write(handle, f"{time.monotonic():.6f} {text}\n".encode("ascii"))
+        line = f"{time.monotonic():.6f} {text}".replace("\n", " ")
+        os.write(handle, f"{line}\n".encode("ascii", "backslashreplace"))
 
     if sabotage is not None:
         sabotage()
     listen(_listener(write, kill_at))
-    with WordDirectory(settings, on_encoded=lambda n: write(f"encoded {n}")) as data:
-        VERBS[verb](data, argument)
+    try:
+        with WordDirectory(settings, on_encoded=lambda n: write(f"{_ENCODED} {n}")) as data:
+            VERBS[verb](data, argument)
+    except (SearchError, TrainingError, ReindexerError) as error:
+        write(f"{_FAILED} {type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _ended(process: BaseProcess) -> int:
+    """Wait for its end; the exit code."""
+    wait([process.sentinel])
+    with _turn:
+        process.join()
+        code = process.exitcode
+    assert code is not None
+    return code
 
 
 def _listener(write: Callable[[str], None], kill_at: KillAt | None) -> Listener:
@@ -146,7 +177,8 @@ class Service:
 
     def __init__(self, settings: Settings, sabotage: Sabotage | None = None) -> None:
         self._process: BaseProcess = _processes.Process(target=_serve, args=(settings, sabotage))
-        self._process.start()
+        with _turn:
+            self._process.start()
 
     @property
     def pid(self) -> int:
@@ -154,18 +186,17 @@ class Service:
         return self._process.pid
 
     def is_alive(self) -> bool:
-        return self._process.is_alive()
+        with _turn:
+            return self._process.is_alive()
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.join()
+        _ended(self._process)
 
     def end(self, number: signal.Signals) -> int:
         """The exit code."""
         os.kill(self.pid, number)
-        self._process.join()
-        assert self._process.exitcode is not None
-        return self._process.exitcode
+        return _ended(self._process)
 
 
 def _serve(settings: Settings, sabotage: Sabotage | None) -> None:

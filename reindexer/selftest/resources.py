@@ -20,6 +20,7 @@ SHARE = 0.05
 SPREADS = 3.0
 FEW = {"memory": 4_000_000.0, "handles": 4.0, "threads": 3.0, "disk": 2_000_000.0}
 MIN_SAMPLES = 5
+LOG = "*/shard/wal"  # of the embedded engine, below the folder of its collections
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +33,9 @@ class Sample:
     memory: float | None
     handles: float | None
     threads: float | None
-    disk: float  # bytes, without the vectors
-    vectors: float  # bytes of the embedded collections
+    disk: float  # bytes, without the embedded collections
+    vectors: float  # bytes of the embedded collections, without the engine's logs
+    log: float  # bytes of the longest of these logs
 
 
 def take_sample(pid: int, folder: Path) -> Sample | None:
@@ -45,14 +47,17 @@ def take_sample(pid: int, folder: Path) -> Sample | None:
             return None
         taken = [own, *filter(None, map(_taken_up, _collection_processes(pid)))]
         memory, handles, threads = (sum(column) for column in zip(*taken, strict=True))
-    vectors = _disk(folder / "collections")
+    collections = folder / "collections"
+    logs = [_disk(log) for log in collections.glob(LOG)]
+    vectors = _disk(collections)
     return Sample(
         at=time.monotonic(),
         memory=memory,
         handles=handles,
         threads=threads,
         disk=_disk(folder) - vectors,
-        vectors=vectors,
+        vectors=vectors - sum(logs),
+        log=max(logs, default=0.0),
     )
 
 

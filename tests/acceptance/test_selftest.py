@@ -4,127 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import pytest
 
 from reindexer import cli_selftest, verify
 from reindexer.cli import cli
 from reindexer.selftest import gate as gates
-from reindexer.selftest import kill as kills
-from reindexer.selftest import soak as soaks
 from reindexer.selftest import switch as switches
 from reindexer.selftest import writes as writing
 from reindexer.selftest.proof import Promise, Proof
-from reindexer.selftest.resources import Sample, flat
 from reindexer.selftest.word_encoder import WordEncoder
 from search.edge_process import EdgeProcessCollection
 from search.searcher import Searcher
-from training.kill_points import KillPoint
-
-log = logging.getLogger(__name__)
-
-ROOT = Path(__file__).parents[2]
-
-
-def promise(proof: Proof, name: str) -> Promise:
-    (found,) = (promise for promise in proof.promises if promise.name == name)
-    return found
-
-
-def broken(proof: Proof) -> set[str]:
-    """Promises that were not kept, and pytest shows why. Those of speed left out: the machine may
-    be busy."""
-    found = [promise for promise in proof.promises if not (promise.kept or promise.of_speed)]
-    for promise in found:
-        log.warning("%s: %s: %s", promise.name, promise.found, "; ".join(promise.detail))
-    return {promise.name for promise in found}
-
-
-# -- kill ------------------------------------------------------------------------------------------
-
-
-def test_kills_between_any_two_writes_change_nothing() -> None:
-    proof = kills.prove_kills(kills=12, seed=5)
-
-    assert broken(proof) == set()
-    assert proof.figures["kills"] == 12
-    assert len(proof.figures["by_point"]) >= 8
-    assert proof.repeat == "reindexer selftest kill --kills 12 --seed 5"
-
-
-def checkpoint_before_the_write() -> None:
-    """What the checkpoint promises is not there yet."""
-    from reindexer import replay
-
-    write = replay._Writer._write
-
-    def unsafe(writer: Any, unit: Any, vectors: Any) -> None:
-        checkpoint = writer._checkpoint
-        checkpoint(writer.progress(unit.watermark))
-        writer._checkpoint = lambda _progress: None
-        try:
-            write(writer, unit, vectors)
-        finally:
-            writer._checkpoint = checkpoint
-
-    replay._Writer._write = unsafe  # type: ignore[method-assign]
-
-
-def a_window_without_an_end() -> None:
-    """Nothing is acknowledged before everything is encoded."""
-    from reindexer import replay
-
-    init = replay.Replay.__init__
-
-    def wide(self: Any, **arguments: Any) -> None:
-        init(self, **arguments | {"window": 100_000})
-
-    replay.Replay.__init__ = wide  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize(
-    ("sabotage", "name"),
-    [
-        (checkpoint_before_the_write, "nothing lost, nothing twice"),
-        (a_window_without_an_end, "no more than a window encoded again"),
-    ],
-)
-def test_a_write_that_no_kill_may_hit_is_found(
-    monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[], None], name: str
-) -> None:
-    monkeypatch.setattr(kills._Matrix, "_moments", _right_before_the_writes)
-
-    proof = kills.prove_kills(kills=1, seed=1, sabotage=sabotage)
-
-    assert name in broken(proof)
-    assert promise(proof, name).detail
-
-
-def _right_before_the_writes(_matrix: Any, calm: Any, _seconds: float) -> Any:
-    if calm.reached["upsert.begin"] > 1:
-        yield kills.KillAt(point="upsert.begin", nth=1)
-
-
-def test_every_kill_point_has_its_place_in_the_code() -> None:
-    places = re.findall(
-        r'reached\("([a-z.]+)"\)',
-        "".join(
-            path.read_text()
-            for package in ("training", "search", "reindexer")
-            for path in (ROOT / package).rglob("*.py")
-        ),
-    )
-
-    assert set(places) == set(get_args(KillPoint))
-
+from tests.selftest_promises import broken, promise
 
 # -- writes ----------------------------------------------------------------------------------------
 
@@ -243,47 +140,6 @@ def test_a_gate_that_refuses_what_is_healthy_is_found(monkeypatch: pytest.Monkey
     assert broken(proof) == {"what is healthy passes"}
 
 
-# -- soak ------------------------------------------------------------------------------------------
-
-
-def leaking_handles() -> None:
-    """Runs inside the service."""
-
-    def leak() -> None:
-        while True:
-            os.open(os.devnull, os.O_RDONLY)
-            time.sleep(0.05)
-
-    threading.Thread(target=leak, daemon=True).start()
-
-
-def test_a_service_over_time_loses_nothing_and_its_leak_is_found() -> None:
-    proof = soaks.prove_soak(minutes=0.25, leak=leaking_handles)
-
-    assert broken(proof) == {"flat: handles"}
-    assert proof.figures["kills"] == 2
-    assert proof.figures["happened"].count("upgrade") == 3
-    assert proof.figures["happened"].count("rollback") == 2
-
-
-@pytest.mark.parametrize("what", ["memory", "handles", "threads", "disk"])
-def test_what_grows_is_told_from_what_is_noisy(what: str) -> None:
-    level = {"memory": 3e8, "handles": 40.0, "threads": 12.0, "disk": 5e7, "vectors": 1e7}
-
-    def sample(at: int, growth: float) -> Sample:
-        noise = 1 + 0.01 * (at % 3 - 1)
-        values = {name: value * noise for name, value in level.items()}
-        values[what] += growth * at * level[what]
-        return Sample(at=float(at), **values)
-
-    noisy = flat([sample(at, 0.0) for at in range(60)])
-    growing = flat([sample(at, 0.01) for at in range(60)])
-
-    assert all(promise.kept for promise in noisy)
-    assert [promise.name for promise in growing if not promise.kept] == [f"flat: {what}"]
-    assert not any(promise.kept for promise in flat([]))
-
-
 # -- the verb --------------------------------------------------------------------------------------
 
 
@@ -322,10 +178,10 @@ def test_the_verb_leaves_the_data_directory_and_the_disk_as_they_were(
     (tmp_path / "temporary").mkdir()
 
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--data-dir", str(tmp_path / "data"), "selftest", "kill", "--kills", "1",
+        cli.main(["--data-dir", str(tmp_path / "data"), "selftest", "kill", "--kills", "20",
                   "--json"])  # fmt: skip
 
     assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out)["figures"]["kills"] == 1
+    assert json.loads(capsys.readouterr().out)["figures"]["kills"] == 20
     assert not (tmp_path / "data").exists()
     assert [p.name for p in (tmp_path / "temporary").glob(".selftest-*")] == []

@@ -1,0 +1,18 @@
+"""Two minutes of a healthy soak; in a file of its own, since it sleeps most of the time."""
+
+from __future__ import annotations
+
+from reindexer.selftest.soak import prove_soak
+from tests.selftest_promises import broken
+
+
+def test_a_service_that_is_killed_in_the_middle_of_everything_loses_nothing() -> None:
+    proof = prove_soak(minutes=2.0, seed=3)
+
+    assert broken(proof) == set()
+    killed = proof.figures["killed"]
+    assert killed.pop("service", 0) + sum(killed.values()) == proof.figures["kills"]
+    assert killed, "no verb was under way at any kill"
+    assert proof.figures["happened"].count("upgrade") == 3
+    assert proof.figures["happened"].count("rollback") == 2
+    assert proof.figures["happened"].count("prune") == 1
