@@ -123,7 +123,7 @@ def all_tools(asked: Asked) -> None:
     json_fields=_PROOF,
 )
 @click.option(
-    "--kills", type=click.IntRange(1), default=60, show_default=True, metavar="N", help="How many."
+    "--kills", type=click.IntRange(20), default=60, show_default=True, metavar="N", help="How many."
 )
 @_asked
 def kill(asked: Asked, kills: int) -> None:

@@ -14,8 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from reindexer.data_directory import DataDirectory
+from reindexer.selftest import verbs
 from reindexer.selftest.child import (
     Child,
     Diary,
@@ -27,16 +29,23 @@ from reindexer.selftest.child import (
 from reindexer.selftest.digest import differences, take_digest
 from reindexer.selftest.proof import Promise, Proof, Stopwatch, at_most, nothing_wrong
 from reindexer.selftest.sandbox import WINDOW, sandbox
-from reindexer.selftest.static_model import write_static_model
+from reindexer.selftest.static_model import write_pairs, write_static_model
 from reindexer.selftest.texts import document
 from reindexer.settings import Settings
 from reindexer.sync import SYNC_WINDOW
+from search.errors import LexicalDamaged, SearchError
+from search.lexical_files import open_files
+from training.errors import TrainingError
+from training.kill_points import KillPoint
 
 N_DOCUMENTS = 300
 N_CHANGED = 60  # in every round
 KILLS_PER_STEP = 4
 RANDOM_SHARE = 0.25  # of the kills come at a moment without a name
 MAX_FIRST_WRITE_S = 3.0
+# Rounds in which a model is trained: an import of torch, some seconds, for every attempt.
+TRAINS_FIRST, TRAINS_EVERY = 8, 16
+_TRAIN = "train"
 
 
 class VerbFailed(Exception):
@@ -58,6 +67,7 @@ class _Tally:
     faults: list[str] = field(default_factory=list)
     encoded_again: list[str] = field(default_factory=list)  # where it was more than a window
     most_encoded_again: int = 0  # passages a kill
+    encoding_steps: int = 0  # that were killed
     first_writes_s: list[float] = field(default_factory=list)  # of a restart
     rounds: int = 0
 
@@ -82,9 +92,12 @@ def prove_kills(
         matrix = _Matrix(calm, killed, kills, rng, tally, sabotage, on_progress)
         with contextlib.suppress(_Stop):
             while tally.total < kills:
+                before = tally.total
                 matrix.round(tally.rounds)
                 tally.rounds += 1
-    slowest_s = max(tally.first_writes_s, default=0.0)
+                if tally.total == before:
+                    break  # nobody can be hit any more
+    slowest_s = max(tally.first_writes_s, default=None)
     return Proof(
         tool="kill",
         repeat=f"reindexer selftest kill --kills {kills} --seed {seed}",
@@ -96,12 +109,14 @@ def prove_kills(
                 looked_at=f"{tally.total} kills at {len(tally.kills)} kinds of moments, "
                 f"{tally.rounds} rounds compared",
                 expected="the same rows, vectors, postings and models as without a kill",
+                n=tally.total,
             ),
             nothing_wrong(
                 "no more than a window encoded again",
                 tally.encoded_again,
                 looked_at=f"at the most {tally.most_encoded_again} passages a kill",
                 expected="one window a kill at the most",
+                n=tally.encoding_steps,
             ),
             at_most(
                 "first new write after the restart",
@@ -121,12 +136,13 @@ def prove_kills(
             "kills": tally.total,
             "rounds": tally.rounds,
             "by_point": dict(sorted(tally.kills.items())),
+            "not_hit": sorted(set(get_args(KillPoint)) - set(tally.kills)),
             "most_encoded_again": tally.most_encoded_again,
             "first_write_s": {
                 "median": round(sorted(tally.first_writes_s)[len(tally.first_writes_s) // 2], 3)
                 if tally.first_writes_s
                 else None,
-                "slowest": round(slowest_s, 3),
+                "slowest": round(slowest_s, 3) if slowest_s is not None else None,
             },
         },
         seconds=watch.seconds,
@@ -165,12 +181,16 @@ class _Matrix:
         for step in self._steps(number):
             diary, seconds = self._run_calmly(step)
             self._run_with_kills(step, diary, seconds)
-        with DataDirectory(self._killed) as data:
-            found = take_digest(data)
         with DataDirectory(self._calm) as data:
             expected = take_digest(data)
-        for difference in differences(found, expected):
-            self._tally.faults.append(f"round {number}: {difference}")
+        with DataDirectory(self._killed) as data:
+            try:
+                faults = differences(take_digest(data), expected)
+                for version in data.registry.list():
+                    version.verify()
+            except (SearchError, TrainingError) as error:
+                faults = [f"it cannot be read: {error}"]
+        self._tally.faults += [f"round {number}: {fault}" for fault in faults]
         if self._tally.faults:
             raise _Stop
 
@@ -182,6 +202,9 @@ class _Matrix:
         if number % 2 == 0 or number < 2:
             model = write_static_model(self._calm.data_dir / f"static-{number}", number)
             yield _Step(verb="register", argument=str(model))
+            if number % TRAINS_EVERY == TRAINS_FIRST and verbs.can_train():
+                pairs = write_pairs(self._calm.data_dir / f"pairs-{number}.jsonl", number)
+                yield _Step(verb=_TRAIN, argument=str(pairs))
             yield _Step(verb="build", argument=f"word@{number}")
             with DataDirectory(self._calm) as data:
                 ready = data.catalog.all({"ready"})[-1].name
@@ -223,7 +246,10 @@ class _Matrix:
         watch = Stopwatch()
         child = self._child(self._calm, step, sabotage=None)
         if code := child.wait():
-            raise VerbFailed(f"{step} ended with exit code {code} although nobody killed it")
+            raise VerbFailed(
+                f"{step} ended with exit code {code} although nobody killed it: "
+                f"{child.read_diary().failure}"
+            )
         return child.read_diary(), watch.seconds
 
     def _run_with_kills(self, step: _Step, calm: Diary, seconds: float) -> None:
@@ -236,19 +262,31 @@ class _Matrix:
             code = child.kill_after(moment) if isinstance(moment, float) else child.wait()
             diary = child.read_diary()
             encoded += diary.encoded
-            if restarted and diary.first_write_s is not None:
+            if restarted and diary.first_write_s is not None and step.verb != _TRAIN:
                 self._tally.first_writes_s.append(diary.first_write_s)
             if not was_killed(code):
                 break
             kills, restarted = kills + 1, True
             self._tally.kills[kill_at.point if kill_at is not None else "random"] += 1
+            self._check_lexical_files(f"{step}, killed at {kill_at or 'a random moment'}")
             self._on_progress(self._tally.total, self._wanted, str(step))
         if code:
             self._tally.faults.append(
-                f"{step} could not go on after {kills} kills: it ended with exit code {code}"
+                f"{step} could not go on after {kills} kills: it ended with exit code {code}: "
+                f"{diary.failure}"
             )
             raise _Stop
-        self._count_encoded(step, encoded - calm.encoded, kills)
+        if kills and calm.encoded:
+            self._count_encoded(step, encoded - calm.encoded, kills)
+
+    def _check_lexical_files(self, when: str) -> None:
+        """What a kill left, before it is opened: a damaged index is made again without a word."""
+        for folder in (self._killed.data_dir / "lexical").glob("*"):
+            try:
+                open_files(folder)
+            except LexicalDamaged as error:
+                self._tally.faults.append(f"{when}: {error}")
+                raise _Stop from error
 
     def _moments(self, calm: Diary, seconds: float) -> Iterator[KillAt | float]:
         """When to kill, attempt after attempt: a point, or so many seconds after the start.
@@ -268,8 +306,7 @@ class _Matrix:
                 yield KillAt(point=point, nth=self._rng.randint(1, calm.reached[point]))
 
     def _count_encoded(self, step: _Step, again: int, kills: int) -> None:
-        if not kills:
-            return
+        self._tally.encoding_steps += 1
         self._tally.most_encoded_again = max(self._tally.most_encoded_again, -(-again // kills))
         window = SYNC_WINDOW if step.verb in ("sync", "go live") else WINDOW
         if again > window * kills:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +40,14 @@ def write_static_model(folder: Path, seed: int) -> Path:
         json.dumps(settings), encoding="utf-8"
     )
     return folder
+
+
+def write_pairs(path: Path, seed: int, n: int = 200) -> Path:
+    """Pairs of texts that share words, as `train` reads them."""
+    rng = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(n):
+            words = rng.sample(_WORDS, 8)
+            pair = {"anchor": " ".join(words[:3]), "positive": " ".join(words[1:])}
+            file.write(json.dumps(pair) + "\n")
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 
 from reindexer.build import BuildRun, run_to_its_end
@@ -18,6 +19,7 @@ from reindexer.sync import sync_once
 
 INGEST_BATCH = 50  # documents a transaction, so that there are several
 SOURCE = "selftest"
+TRAINING_EPOCHS = 4.0
 
 
 def ingest_file(data: WordDirectory, path: str) -> None:
@@ -57,6 +59,32 @@ def tidy(data: WordDirectory, _argument: str = "") -> None:
     prune(data, plan_prune(data))
 
 
+def can_train() -> bool:
+    """Whether what `pip install reindexer[train]` brings is there."""
+    return all(importlib.util.find_spec(name) for name in ("accelerate", "datasets"))
+
+
+def train(data: WordDirectory, pairs: str) -> None:
+    """The newest static model, tuned on these pairs; torch takes seconds to import."""
+    from training.finetune import fine_tune
+    from training.outcome import TrainingTask
+    from training.training_recipe import TrainingRecipe
+
+    fine_tune(
+        TrainingTask(
+            recipe=TrainingRecipe(epochs=TRAINING_EPOCHS, batch_size=16, dtype="fp32"),
+            pairs_file=pairs,
+            base=data.registry.resolve("static"),
+            name="tuned",
+        ),
+        registry=data.registry,
+        work=data.path / "training",
+        device="cpu",
+        encoder_dtype="fp32",
+        on_note=lambda _note: None,
+    )
+
+
 VERBS: Mapping[str, Callable[[WordDirectory, str], object]] = {
     "ingest": ingest_file,
     "register": register,
@@ -64,4 +92,5 @@ VERBS: Mapping[str, Callable[[WordDirectory, str], object]] = {
     "go live": go_live,
     "sync": sync,
     "prune": tidy,
+    "train": train,
 }
