@@ -41,6 +41,7 @@ from training.kill_points import KillPoint
 N_DOCUMENTS = 300
 N_CHANGED = 60  # in every round
 KILLS_PER_STEP = 4
+ALONE_FROM_ROUND = 2
 RANDOM_SHARE = 0.25  # of the kills come at a moment without a name
 MAX_FIRST_WRITE_S = 3.0
 # Rounds in which a model is trained: an import of torch, some seconds, for every attempt.
@@ -292,11 +293,15 @@ class _Matrix:
         """When to kill, attempt after attempt: a point, or so many seconds after the start.
 
         The points that were hit least, in the order in which they come by: what was killed at an
-        early one still has the later ones before it.
+        early one still has the later ones before it, mostly. Where it has not, a point would never
+        be hit, and is aimed at alone after some rounds.
         """
         n = min(KILLS_PER_STEP, self._wanted - self._tally.total)
         in_order = list(calm.reached)
         rarest = sorted(in_order, key=lambda point: self._tally.kills[point])[:n]
+        never = [point for point in rarest if not self._tally.kills[point]]
+        if never and self._tally.rounds >= ALONE_FROM_ROUND:
+            rarest = [self._rng.choice(never)]
         for point in [point for point in in_order if point in rarest]:
             if self._tally.total >= self._wanted:
                 return

@@ -240,12 +240,12 @@ class _Soak:
         """One verb, again and again until it comes to its end. Raises VerbFailed when no kill is
         the reason that it does not."""
         deadline = time.monotonic() + VERB_S
-        aim_within_s: float | None = self._took_s[verb]
+        takes_s: float | None = self._took_s[verb]
         while True:
             self._tell(verb)
             began = time.monotonic()
             child = Child(self._data.settings, verb, argument, diary=self._data.path / "diary")
-            self.kills.verb_begins(verb, child, aim_within_s)
+            self.kills.verb_begins(verb, child, takes_s)
             code = child.wait()
             ended = time.monotonic()
             was_hit = self.kills.verb_ended(was_killed=was_killed(code))
@@ -258,7 +258,7 @@ class _Soak:
             if ended > deadline:
                 raise VerbFailed(f"{why}; not done within {VERB_S:.0f} s")
             self.repeated += 1
-            aim_within_s = None
+            takes_s = None
 
     def _next_model(self) -> str:
         return f"word@{next(self._models)}"

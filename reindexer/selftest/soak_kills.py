@@ -12,6 +12,8 @@ from reindexer.selftest.child import Child
 from reindexer.selftest.soak_service import SoakService
 
 VERB_SHARE = 0.5  # of the kills while a verb runs hit its process, the others the service
+AIM_SHARE = 0.8  # of the time that a verb takes; one that is hit later may be over by then
+DEAD_S = 1.0  # later comes a kill for which nobody was alive
 LONGEST_WAIT_S = 3_600.0
 
 
@@ -32,6 +34,9 @@ class SoakKills:
         self._aimed: float | None = None
         self._hit_verb = False
         self._over = False
+        self._aims: Counter[str] = Counter()  # by verb
+        self._restart = threading.Thread(target=lambda: None)
+        self._restart.start()
         self._thread = threading.Thread(target=self._strike_until_over)
         self.counts: Counter[str] = Counter()  # by who was killed while what went on
 
@@ -46,12 +51,13 @@ class SoakKills:
             self._turn.notify()
         self._thread.join()
 
-    def verb_begins(self, verb: str, child: Child, aim_within_s: float | None) -> None:
-        """aim_within_s: strike at a random moment so soon, if the verb is not over by then."""
+    def verb_begins(self, verb: str, child: Child, takes_s: float | None) -> None:
+        """takes_s: aim at it, and this is about how long it takes. Its own process and the service
+        are hit by turns."""
         with self._turn:
             self._running, self._hit_verb = (verb, child), False
-            if aim_within_s is not None:
-                self._aimed = time.monotonic() + self._rng.uniform(0.0, aim_within_s)
+            if takes_s is not None:
+                self._aimed = time.monotonic() + self._rng.uniform(0.0, AIM_SHARE * takes_s)
             self._turn.notify()
 
     def verb_ended(self, *, was_killed: bool) -> bool:
@@ -70,17 +76,16 @@ class SoakKills:
             with self._turn:
                 at, is_aimed = self._next()
                 if (left := at - time.monotonic()) > 0:
-                    if self._over:
-                        return
+                    if self._over and left > DEAD_S:  # none is overdue
+                        break
                     self._turn.wait(min(left, LONGEST_WAIT_S))
                     continue
                 if is_aimed:
                     self._aimed = None
                 else:
                     self._moments.pop()
-                hits_service = self._strike()
-            if hits_service:
-                self._service.kill()
+                self._strike(is_aimed=is_aimed)
+        self._restart.join()
 
     def _next(self) -> tuple[float, bool]:
         moment = self._moments[-1] if self._moments else float("inf")
@@ -88,15 +93,28 @@ class SoakKills:
             return self._aimed, True
         return moment, False
 
-    def _strike(self) -> bool:
-        """Whether it is the service that is to be killed."""
+    def _strike(self, *, is_aimed: bool) -> None:
+        is_dead = self._restart.is_alive()
         if self._running is None:
-            self.counts["service"] += 1
-            return True
+            if is_dead:
+                self._moments.append(time.monotonic() + DEAD_S)
+            else:
+                self._kill_service("service")
+            return
         verb, child = self._running
-        if self._rng.random() < VERB_SHARE:
+        if is_aimed:
+            hits_verb = self._aims[verb] % 2 == 0
+            self._aims[verb] += 1
+        else:
+            hits_verb = self._rng.random() < VERB_SHARE
+        if hits_verb or is_dead:
             self._hit_verb = True
             child.kill()
-            return False
-        self.counts[f"service during {verb}"] += 1
-        return True
+        else:
+            self._kill_service(f"service during {verb}")
+
+    def _kill_service(self, who: str) -> None:
+        """Without waiting until it is there again: the verb may be struck meanwhile."""
+        self.counts[who] += 1
+        self._restart = threading.Thread(target=self._service.kill)
+        self._restart.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 LOSES_NOTHING = "nothing lost, nothing twice"
 LITTLE_AGAIN = "no more than a window encoded again"
 TRAINING_KILLS = 3
+WITH_TORCH = ("accelerate", "datasets", "training.finetune", "training.trainer")
 
 
 def test_kills_between_any_two_writes_change_nothing() -> None:
@@ -31,6 +33,19 @@ def test_kills_between_any_two_writes_change_nothing() -> None:
     assert proof.repeat == "reindexer selftest kill --kills 40 --seed 5"
 
 
+@pytest.fixture
+def torch_imported_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Children are forked from a process that has imported it; others are not, before and after."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()
+    monkeypatch.setattr(child, "_PRELOADED", [*child._PRELOADED, *WITH_TORCH])
+    yield
+    server._stop()
+    monkeypatch.undo()
+    child.prepare_children()
+
+
+@pytest.mark.usefixtures("torch_imported_once")
 def test_a_training_that_is_killed_at_its_checkpoints_comes_to_the_same_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,8 +11,9 @@ def test_a_service_that_is_killed_in_the_middle_of_everything_loses_nothing() ->
 
     assert broken(proof) == set()
     killed = proof.figures["killed"]
-    assert killed.pop("service", 0) + sum(killed.values()) == proof.figures["kills"]
-    assert killed, "no verb was under way at any kill"
+    assert sum(killed.values()) == proof.figures["kills"]
+    assert killed.keys() & {"build", "service during build"}
+    assert killed.keys() & {"go live", "service during go live"}
     assert proof.figures["happened"].count("upgrade") == 3
     assert proof.figures["happened"].count("rollback") == 2
     assert proof.figures["happened"].count("prune") == 1
