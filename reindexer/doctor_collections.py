@@ -131,8 +131,12 @@ def _open_elsewhere(
     if not failed:
         return Finding(name=name, state="ok", found=f"{about}, looked through by the service")
     found = "; ".join(_in_words(c["name"], c["found"], c["detail"]) for c in failed)
-    advice = _remedy(generation, {check["name"] for check in failed})
-    return Finding(name=name, state="problem", found=found, advice=advice)
+    return Finding(
+        name=name,
+        state="problem",
+        found=found,
+        advice=_remedy(generation, {check["name"] for check in failed}),
+    )
 
 
 def _generation(
@@ -199,8 +203,12 @@ def _collection(
     failed = [check for check in checks if not check.passed]
     if failed:
         found = "; ".join(_in_words(check.name, check.found, check.detail) for check in failed)
-        advice = _remedy(generation, {check.name for check in failed})
-        return Finding(name=name, state="problem", found=f"{about}; {found}", advice=advice)
+        return Finding(
+            name=name,
+            state="problem",
+            found=f"{about}; {found}",
+            advice=_remedy(generation, {check.name for check in failed}),
+        )
     lag_docs = data.corpus.lag(generation.watermark)
     if generation.state != "ready" and lag_docs > data.settings.max_lag_docs:
         return Finding(name=name, state="warning", found=about, advice="run `reindexer sync`")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from reindexer.terminal import count, duration, size, when
 from search.errors import GenerationNotFound
-from search.feedback_reports import votes_of, votes_summary
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def generation_facts(generation: Generation, value: Mapping[str, Any]) -> list[t
 def votes_json(data: DataDirectory, name: str) -> list[dict[str, Any]]:
     """What people on the Compare page thought of a generation, counted now: a vote may come long
     after the gate looked."""
+    from search.feedback_reports import votes_of, votes_summary  # brings sqlalchemy in
+
     return votes_of(name, votes_summary(data.database))
 
 

@@ -49,9 +49,9 @@ def texts(tree: ast.Module, node: ast.expr) -> Iterator[str]:
         case ast.Call(func=ast.Name(id=name)):
             for made in ast.walk(tree):
                 if isinstance(made, ast.FunctionDef) and made.name == name:
-                    (returned,) = (item for item in ast.walk(made) if isinstance(item, ast.Return))
-                    assert returned.value is not None
-                    yield from texts(tree, returned.value)
+                    for returned in ast.walk(made):
+                        if isinstance(returned, ast.Return) and returned.value is not None:
+                            yield from texts(tree, returned.value)
         case ast.Name(id=name):
             for assigned in tree.body:
                 if isinstance(assigned, ast.Assign) and ast.unparse(assigned.targets[0]) == name:
