@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,29 +90,40 @@ def failing_queries() -> None:
     Searcher.search = fragile  # type: ignore[method-assign]
 
 
+FAULTS: dict[Callable[[], None], str] = {
+    leaking_memory: "flat: memory",
+    leaking_handles: "flat: handles",
+    leaking_threads: "flat: threads",
+    leaking_disk: "flat: disk",
+    losing_writes: "no write lost, stale or resurrected",
+    failing_queries: "no query failed while the service ran",
+}
+
+
+def several(faults: tuple[Callable[[], None], ...]) -> None:
+    for plant in faults:
+        plant()
+
+
 @pytest.mark.parametrize(
-    ("sabotage", "name"),
+    "faults",
     [
-        (leaking_memory, "flat: memory"),
-        (leaking_handles, "flat: handles"),
-        (leaking_threads, "flat: threads"),
-        (leaking_disk, "flat: disk"),
-        (losing_writes, "no write lost, stale or resurrected"),
-        (failing_queries, "no query failed while the service ran"),
+        (leaking_memory, leaking_disk, losing_writes),
+        (leaking_handles, leaking_threads, failing_queries),
     ],
 )
-def test_what_goes_wrong_in_a_service_breaks_its_own_promise_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[], None], name: str
+def test_each_fault_in_a_service_breaks_its_own_promise_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, faults: tuple[Callable[[], None], ...]
 ) -> None:
     monkeypatch.setattr(soaks, "HAPPENINGS", ())
     monkeypatch.setattr(soaks, "KILLS_UNTIL", 0.1)
     monkeypatch.setattr(soaks, "QUIET_FROM", 0.3)
 
-    proof = soaks.prove_soak(minutes=0.15, sabotage=sabotage)
+    proof = soaks.prove_soak(minutes=0.15, sabotage=partial(several, faults))
 
-    assert broken(proof) == {name}
+    assert broken(proof) == {FAULTS[fault] for fault in faults}
     assert proof.figures["kills"] == 2
-    assert promise(proof, name).found
+    assert all(promise(proof, FAULTS[fault]).found for fault in faults)
 
 
 @pytest.mark.parametrize("what", ["memory", "handles", "threads", "disk"])
