@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from reindexer.data_directory import open_data_directory
 from reindexer.journal import Build
 from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
+from search.processes import children_of, descendants_of
 
 N_WARM, N_QUERIES = 100, 500
 RESTARTS = 3
@@ -92,7 +94,7 @@ class _Watch:
 
     def look(self, build: Build) -> None:
         self._build = build
-        together = sum(_resident_kib(pid) for pid in _descendants())
+        together = sum(_resident_kib(pid) for pid in descendants_of(os.getpid()))
         self._all_kib = max(self._all_kib, together)
         if build.docs_done < build.docs_total:
             self._resident_kib = self._all_kib
@@ -125,22 +127,7 @@ class _Watch:
         return self._all_kib / 1024**2
 
 
-def _children(pid: str = "self") -> list[str]:
-    children: list[str] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += (task / "children").read_text().split()
-    return children
-
-
-def _descendants(pid: str = "self") -> list[str]:
-    try:
-        children = _children(pid)
-    except OSError:  # it has ended
-        return []
-    return children + [further for child in children for further in _descendants(child)]
-
-
-def _resident_kib(pid: str) -> int:
+def _resident_kib(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:  # it has ended
@@ -158,8 +145,8 @@ def _search(report: Report, settings: Settings) -> None:
             answer = client.post(f"{url}/search", json={"query": text})
             taken_ms.append(1e3 * (time.perf_counter() - began))
             answers.append(answer.raise_for_status().json())
-        processes = {"the service": str(pid)}
-        processes |= {f"the collection's process {child}": child for child in _children(str(pid))}
+        processes = {"the service": pid}
+        processes |= {f"the collection's process {child}": child for child in children_of(pid)}
         resident = {what: _resident_kib(of) / 1024**2 for what, of in processes.items()}
     taken_ms, answers = taken_ms[N_WARM:], answers[N_WARM:]
     parts = ", ".join(

@@ -40,6 +40,7 @@ from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
 from reindexer.window import window_docs
 from search.dense import DenseCollection, FloatMatrix, Point
+from search.processes import descendants_of
 from search.recipe import Recipe
 from search.splitter import Splitter
 from tests.tiny_models import make_tiny_model
@@ -112,14 +113,14 @@ def _measure(child: str, folder: Path) -> float:
 
 
 def _whole_process(folder: Path) -> float:
-    """MiB of the child of a real upgrade at its highest, mapped files included."""
+    """MiB of the processes of a real upgrade at their highest, mapped files included."""
     highest_kib = 0
     with open_data_directory(Settings(data_dir=folder)) as data:
 
         def look(_build: object) -> None:
             nonlocal highest_kib
-            for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-                highest_kib = max(highest_kib, _kib("VmHWM", pid))
+            together = sum(_kib("VmHWM", str(pid)) for pid in descendants_of(os.getpid()))
+            highest_kib = max(highest_kib, together)
 
         upgrade(data, MODEL, on_progress=look)
     return highest_kib / 1024

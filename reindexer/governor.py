@@ -20,7 +20,7 @@ from typing import Protocol
 
 from reindexer.pace import HEARTBEAT_S
 from search.errors import SearchError
-from search.processes import is_on_this_machine
+from search.processes import children_of, is_on_this_machine
 from search.serving_processes import ServingProcess
 
 log = logging.getLogger(__name__)
@@ -200,15 +200,15 @@ def lower_priority() -> None:
     if sys.platform != "linux":
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
         return
-    for thread in _threads("self"):
+    for thread in _threads(os.getpid()):
         with contextlib.suppress(OSError):  # it has ended meanwhile, or the system forbids it
             os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _threads(process: str) -> Iterator[int]:
-    """Of a process and all that it has started; each has a priority of its own on Linux."""
-    for thread in Path(f"/proc/{process}/task").iterdir():
-        yield int(thread.name)
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            for child in (thread / "children").read_text().split():
-                yield from _threads(child)
+def _threads(pid: int) -> Iterator[int]:
+    """Of a process, then of all that it has started; each has a priority of its own on Linux."""
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            yield int(thread.name)
+    for child in children_of(pid):
+        yield from _threads(child)

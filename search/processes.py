@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -102,6 +103,22 @@ def _stat_of(pid: int) -> list[str]:
     except OSError:
         return []
     return text.rpartition(")")[2].split()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that are there; none where the system does not
+    tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # this one has
+                found += map(int, (thread / "children").read_text("ascii").split())
+    return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Its children, theirs, and so on."""
+    return [who for child in children_of(pid) for who in (child, *descendants_of(child))]
 
 
 def run_module(module: str, *arguments: str) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from reindexer.selftest.proof import Promise
 from search.edge_process import CHILD
+from search.processes import children_of
 
 # Growth over the last part of a soak that is no growth: this share of the level, or so many, or
 # three times what samples scatter around their line.
@@ -78,11 +79,10 @@ def _taken_up(pid: int) -> tuple[float, float, float] | None:
 
 def _collection_processes(pid: int) -> list[int]:
     found = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended
-            for child in map(int, thread.read_text("ascii").split()):
-                if CHILD.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    found.append(child)
+    for child in children_of(pid):
+        with contextlib.suppress(OSError):  # it has ended
+            if CHILD.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from reindexer.build_job import BuildJob
 from reindexer.build_process import run_build
 from reindexer.errors import BuildFailed
 from reindexer.journal import BUILD_LEASE
+from search.processes import children_of
 from tests.word_directory import WordDirectory
 from training import kill_points
 
@@ -50,18 +50,10 @@ def build(directory: WordDirectory, name: str) -> int:
         return run_to_its_end(directory, BuildRun(directory, job, apart_from=0), name)
 
 
-def children() -> set[int]:
-    found: set[int] = set()
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            found.update(map(int, (thread / "children").read_text().split()))
-    return found
-
-
 def test_it_is_filled_there_and_its_graph_made_here(directory: WordDirectory, name: str) -> None:
     at: dict[str, set[int]] = {}
-    before = children()
-    kill_points.listen(lambda point: at.setdefault(point, children() - before))
+    before = set(children_of(os.getpid()))
+    kill_points.listen(lambda point: at.setdefault(point, set(children_of(os.getpid())) - before))
 
     assert build(directory, name) == 0
 
@@ -73,14 +65,14 @@ def test_it_is_filled_there_and_its_graph_made_here(directory: WordDirectory, na
 def test_a_build_whose_other_process_is_gone_says_so_and_goes_on(
     directory: WordDirectory, name: str
 ) -> None:
-    before = children()
+    before = set(children_of(os.getpid()))
     acknowledged = 0
 
     def listener(point: str) -> None:
         nonlocal acknowledged
         acknowledged += point == "upsert.acknowledged"
         if acknowledged == 2:
-            (other,) = children() - before
+            (other,) = set(children_of(os.getpid())) - before
             os.kill(other, signal.SIGKILL)
             kill_points.listen(None)
 
