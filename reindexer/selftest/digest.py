@@ -11,7 +11,7 @@ import numpy as np
 
 from reindexer.data_directory import DataDirectory
 from reindexer.opening import sync_lexical
-from search.dense import FloatMatrix
+from search.dense import FloatMatrix, Point
 from search.documents import metadata_json
 from search.generations import Generation
 from search.recipe import AnalyzerRecipe
@@ -66,16 +66,7 @@ def _of_collection(data: DataDirectory, generation: Generation) -> CollectionDig
         rows: dict[str, FloatMatrix] = {}
         for page, vectors in collection.scan():
             for point, vector in zip(page, vectors, strict=True):
-                points[point.id] = (
-                    point.doc_id,
-                    point.number,
-                    point.count,
-                    point.seq,
-                    point.content_hash,
-                    point.text_hash,
-                    (point.start, point.end),
-                    metadata_json(point.metadata),
-                )
+                points[point.id] = (point.doc_id, point.number, *said_of(point))
                 rows[point.id] = vector
         stacked = [rows[point_id] for point_id in sorted(rows)]
         return CollectionDigest(
@@ -91,6 +82,18 @@ def _of_collection(data: DataDirectory, generation: Generation) -> CollectionDig
         )
     finally:
         collection.close()
+
+
+def said_of(point: Point) -> tuple[Any, ...]:
+    """Everything that is stored beside a vector, but for whose it is."""
+    return (
+        point.count,
+        point.seq,
+        point.content_hash,
+        point.text_hash,
+        (point.start, point.end),
+        metadata_json(point.metadata),
+    )
 
 
 def lexical_files(generations: Iterable[Generation]) -> list[AnalyzerRecipe]:

@@ -13,9 +13,10 @@ import numpy as np
 
 from reindexer.data_directory import DataDirectory
 from reindexer.opening import sync_lexical
-from reindexer.selftest.digest import VECTOR_TOLERANCE, lexical_files
+from reindexer.selftest.digest import VECTOR_TOLERANCE, lexical_files, said_of
 from search.corpus import Corpus
-from search.documents import Change, Condition, Document, metadata_json
+from search.dense import Point
+from search.documents import Change, Condition, Document
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.splitter import Splitter
@@ -93,13 +94,18 @@ class Truth:
                 continue  # said of the corpus
             for passage in splitter.split(document):
                 key = f"{doc_id}#{passage.number}"
-                expected[key] = (
-                    passage.count,
-                    change.seq,
-                    change.content_hash,
-                    passage.text_hash,
-                    (passage.start, passage.end),
-                    metadata_json(document.metadata),
+                expected[key] = said_of(
+                    Point(
+                        doc_id=doc_id,
+                        number=passage.number,
+                        count=passage.count,
+                        seq=change.seq,
+                        content_hash=change.content_hash,
+                        text_hash=passage.text_hash,
+                        start=passage.start,
+                        end=passage.end,
+                        metadata=document.metadata,
+                    )
                 )
                 texts[key] = passage.text
         found: dict[str, Any] = {}
@@ -109,14 +115,7 @@ class Truth:
             for points, rows in collection.scan():
                 for point, row in zip(points, rows, strict=True):
                     key = f"{point.doc_id}#{point.number}"
-                    found[key] = (
-                        point.count,
-                        point.seq,
-                        point.content_hash,
-                        point.text_hash,
-                        (point.start, point.end),
-                        metadata_json(point.metadata),
-                    )
+                    found[key] = said_of(point)
                     vectors[key] = row
         finally:
             collection.close()
