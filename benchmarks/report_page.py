@@ -50,7 +50,6 @@ def _chart(lines: list[Line]) -> str:
     return target_chart(
         targets,
         title="Figures and their targets",
-        about="; ".join(f"{item.name} {item.figure}" for item in targets),
         x_label="times the target",
         x_max=WIDEST,
     )

@@ -118,7 +118,6 @@ def _charts(view: Mapping[str, Any]) -> dict[str, str]:
         "targets": target_chart(
             targets,
             title="Figures and their bounds",
-            about="; ".join(f"{item.name} {item.figure}" for item in targets),
             x_label="share of 1",
             x_max=1.0,
         )
@@ -127,10 +126,6 @@ def _charts(view: Mapping[str, Any]) -> dict[str, str]:
         "changes": difference_chart(
             changes,
             title="Change of every metric",
-            about="; ".join(
-                f"{name} {signed(item.mean)}, interval {signed(item.low)} to {signed(item.high)}"
-                for name, item in changes
-            ),
             x_label=f"{view['name']} minus {view['against']}",
         )
         if changes

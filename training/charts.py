@@ -74,10 +74,12 @@ class Target:
     met: bool
 
 
-def difference_chart(
-    rows: Sequence[tuple[str, Difference]], *, title: str, about: str, x_label: str
-) -> str:
+def difference_chart(rows: Sequence[tuple[str, Difference]], *, title: str, x_label: str) -> str:
     """Each difference as a point with its interval, one below the other, around 0."""
+    about = "; ".join(
+        f"{name} {signed(item.mean)}, interval {signed(item.low)} to {signed(item.high)}"
+        for name, item in rows
+    )
     figure, axes = _chart(height_in=0.75 + ROW_IN * len(rows))
     for place, (_, difference) in enumerate(rows):
         is_clear = difference.low > 0 or difference.high < 0
@@ -190,10 +192,9 @@ def spot_chart(spots: Sequence[Spot], *, title: str, about: str, x_label: str, y
     return _svg(figure, title, about)
 
 
-def target_chart(
-    targets: Sequence[Target], *, title: str, about: str, x_label: str, x_max: float
-) -> str:
+def target_chart(targets: Sequence[Target], *, title: str, x_label: str, x_max: float) -> str:
     """A bar for each figure, up to x_max, with a line where its bound is. Missed: hatched."""
+    about = "; ".join(f"{target.name} {target.figure}" for target in targets)
     figure, axes = _chart(height_in=0.7 + 0.5 * len(targets))
     for place, target in enumerate(targets):
         axes.barh(

@@ -17,7 +17,6 @@ from training.charts import (
     Spot,
     difference_chart,
     line_chart,
-    signed,
     spot_chart,
 )
 from training.comparison import Comparison, Contender
@@ -118,7 +117,6 @@ def _charts(comparison: Comparison) -> dict[str, Markup]:
         charts["difference_chart"] = difference_chart(
             changes,
             title="Change against the baseline",
-            about="; ".join(f"{name} {signed(item.mean)}" for name, item in changes),
             x_label=f"nDCG@10 minus that of {comparison.baseline}",
         )
     by_model: dict[str, list[Contender]] = {}

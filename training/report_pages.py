@@ -219,10 +219,6 @@ def _charts(report: TrainingReport) -> dict[str, Markup]:
         "metric_chart": difference_chart(
             rows,
             title="Change of every metric",
-            about="; ".join(
-                f"{name} {signed(item.mean)}, interval {signed(item.low)} to {signed(item.high)}"
-                for name, item in rows
-            ),
             x_label="tuned minus base",
         ),
         "change_chart": change_chart(
