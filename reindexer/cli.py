@@ -32,7 +32,7 @@ from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
 from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked
 from search.masking import mask_keys
-from training.errors import MEMORY_IS_SHORT, TrainingError
+from training.errors import MEMORY_IS_SHORT, HostRefused, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (JobInvalid, EXIT_USAGE),
     (KeysMissing, EXIT_USAGE),
     (InvalidKey, EXIT_USAGE),
+    (HostRefused, EXIT_USAGE),
     (ReindexerError, EXIT_FAILED),
     (SearchError, EXIT_FAILED),
     (TrainingError, EXIT_FAILED),

@@ -6,6 +6,7 @@ import click
 
 from reindexer.cli_verb import Invocation, Verb, pass_invocation
 from reindexer.errors import ReindexerError
+from training.outgoing import check_address
 
 
 class NoService(ReindexerError):
@@ -31,6 +32,7 @@ def mcp(invocation: Invocation, url: str | None, key: str | None) -> None:
     from search.client import AsyncSearchClient
 
     if url is not None:
+        check_address(url)
         client = AsyncSearchClient(url, api_key=key)
     else:
         from reindexer.service_address import ServiceAddress

@@ -16,6 +16,7 @@ import click
 from reindexer.errors import ReindexerError
 from reindexer.settings import Settings, environment_variable, read_settings
 from reindexer.terminal import configure_logging, say
+from training.outgoing import limited_to
 
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
@@ -196,6 +197,11 @@ class Verb(click.Command):
         self.examples = tuple(examples)
         self.json_fields = json_fields
         self.params += global_options(hidden=True)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Whatever addresses it is given, it asks the hosts that may be asked."""
+        with limited_to(ctx.ensure_object(Invocation).settings.reachable):
+            return super().invoke(ctx)
 
     def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.examples, formatter)

@@ -19,8 +19,9 @@ from search.dense import DenseStore
 from search.errors import LexicalDamaged, SpaceMismatch
 from search.generations import Catalog, Generation
 from search.recipe import AnalyzerRecipe
-from training.errors import ModelChanged, TransferFailed
+from training.errors import HostRefused, ModelChanged, TransferFailed
 from training.model_version import ModelVersion
+from training.outgoing import allow_only
 from training.registry import ModelRegistry
 from training.remote_ref import RemoteAccess
 
@@ -148,7 +149,7 @@ class DataDirectory:
             published = self._published_lexical(analyzer.id)
             if published is not None and published.publish(self.lexical_path(analyzer)):
                 log.info("the lexical index %s was published", analyzer.id)
-        except (TransferFailed, LexicalDamaged) as error:
+        except (TransferFailed, HostRefused, LexicalDamaged) as error:
             log.warning("the lexical index was not published: %s", error)
 
     def unpublish_lexicals(self, analyzer_ids: Iterable[str]) -> None:
@@ -166,7 +167,7 @@ class DataDirectory:
             path = self.lexical_path(analyzer)
             if published is not None and published.fetch_newer(path, until=self.corpus.head()):
                 log.info("the lexical index %s was fetched", analyzer.id)
-        except TransferFailed as error:
+        except (TransferFailed, HostRefused) as error:
             log.warning("%s; the lexical index comes from the corpus instead", error)
 
     def _published_lexical(self, analyzer_id: str) -> PublishedIndex | None:
@@ -202,4 +203,5 @@ class DataDirectory:
 def open_data_directory(settings: Settings) -> DataDirectory:
     """Open (and make, or migrate) the data directory the settings name."""
     os.umask(os.umask(0) | 0o077)  # what we write is readable by the user alone
+    allow_only(settings.reachable)
     return DataDirectory(settings)

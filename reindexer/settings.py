@@ -16,7 +16,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reindexer.errors import ReindexerError
 from search.masking import mask_keys
+from training.errors import HostRefused
 from training.model_version import EncoderDtype
+from training.outgoing import AllowedHosts
 
 DEFAULT_DATA_DIR = Path(".reindexer")
 DEFAULT_CONFIG = Path("reindexer.toml")
@@ -182,6 +184,12 @@ class Settings:
         None,
         "folder or fsspec URL that the replaying process leaves the lexical index at after each "
         "compaction, and other search nodes start from",
+    )
+    network_allowed_hosts: str = _setting(
+        "network.allowed_hosts",
+        "",
+        "hosts that sources, models and endpoints may lead to, with commas between: names, "
+        "*.example.org, 10.0.0.5:8080, or s3://bucket where there is no host; any unless given",
     )
     max_lag_docs: int = _setting(
         "search.max_lag_docs",
@@ -355,6 +363,14 @@ class Settings:
             path = path.replace(character, f"%{ord(character):02X}")
         return f"sqlite:///{path}"
 
+    @property
+    def reachable(self) -> AllowedHosts:
+        """Raises SettingsInvalid."""
+        try:
+            return AllowedHosts.parse(self.network_allowed_hosts)
+        except ValueError as error:
+            raise SettingsInvalid(f"network.allowed_hosts has {error}") from None
+
     def rows(self) -> list[dict[str, Any]]:
         """Every setting with value and origin; secrets masked, also those inside a URL."""
         return [
@@ -429,6 +445,11 @@ def read_settings(
             "lexical.kind is qdrant and store.kind is edge; terms are kept beside the vectors on a "
             "Qdrant server: set store.kind = qdrant, or leave lexical.kind at bm25s"
         )
+    for url in (settings.encoder_url, settings.lexical_publish_url):
+        try:
+            settings.reachable.check(url or "")
+        except HostRefused as error:
+            raise SettingsInvalid(str(error)) from None
     return settings
 
 

@@ -13,6 +13,7 @@ from reindexer.errors import ReindexerError
 from reindexer.settings import Settings
 from reindexer.status_screen import line
 from search.errors import SearchError
+from training.outgoing import check_address
 
 INTERVAL_S = 1.0
 LINE_INTERVAL_S = 5.0  # when nobody watches the terminal: what happens is told at once all the same
@@ -58,6 +59,7 @@ class ServiceStatus:
     def __init__(self, url: str, key: str | None) -> None:
         import httpx
 
+        check_address(url)
         self.name = f"the service at {url}"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:

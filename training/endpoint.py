@@ -16,6 +16,7 @@ from training.errors import (
     RequestFailed,
     TrainingError,
 )
+from training.outgoing import check_address
 from training.remote_ref import KEY_VARIABLE, RemoteAccess
 from training.retries import backoff_s, retry_after_s
 
@@ -30,6 +31,8 @@ class Endpoint:
     used by several threads at once."""
 
     def __init__(self, url: str, access: RemoteAccess) -> None:
+        """Raises HostRefused."""
+        check_address(url)
         self.url = url
         self._access = access
         headers = {"user-agent": "reindexer"}

@@ -17,6 +17,7 @@ TrainingError
 ├── TrainingFailed         a training cannot go on; its checkpoint is kept
 ├── TrainingBusy           another process is doing the same training
 ├── QueriesOverlap         evaluation queries among the training pairs, with --strict
+├── HostRefused            an address whose host network.allowed_hosts leaves out   (exit code 2)
 └── ExtraMissing           a package that an extra brings is not installed
 """
 
@@ -99,6 +100,10 @@ class TrainingBusy(TrainingError):
 
 class QueriesOverlap(TrainingError):
     """Training pairs ask what the evaluation asks, and that was to be refused."""
+
+
+class HostRefused(TrainingError):
+    """An address leads to a host that is not among those that may be asked."""
 
 
 class ExtraMissing(TrainingError):

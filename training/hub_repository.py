@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from training.errors import TransferFailed
 from training.model_version import MANIFEST, ModelVersion
+from training.outgoing import check_hub
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -36,7 +37,7 @@ class HubRepository:
     becomes TransferFailed. The token is the one that `hf auth login` or HF_TOKEN gives."""
 
     def __init__(self, url: str) -> None:
-        """Raises TransferFailed when the URL names no repository."""
+        """Raises TransferFailed when the URL names no repository, HostRefused."""
         from huggingface_hub import HfApi
 
         match = _REFERENCE.fullmatch(url)
@@ -47,6 +48,7 @@ class HubRepository:
             )
         self.repository: str = match[1]
         self.revision: str | None = match[2]
+        check_hub()
         self._api: HfApi = HfApi()
 
     @property

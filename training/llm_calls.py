@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from training.errors import EndpointRefused, EndpointUnavailable, RequestFailed, TrainingError
 from training.extras import require
+from training.outgoing import check_address, check_request, raise_refused
 from training.retries import backoff_s, retry_after_s
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class EndpointCalls:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Raises ExtraMissing without the `openai` package."""
+        """Raises ExtraMissing without the `openai` package, HostRefused."""
+        check_address(endpoint.base_url)
         require("openai", extra="llm")
         import openai
 
@@ -74,6 +76,7 @@ class EndpointCalls:
             api_key=endpoint.api_key or "none",  # local servers ask for no key
             timeout=endpoint.timeout_s,
             max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [check_request]}),
         )
         self._pace = _Pace(endpoint.requests_per_min, self._sleep)
         self._until_first_answer = asyncio.Lock()
@@ -176,6 +179,7 @@ class EndpointCalls:
 
     def _wait_s(self, error: Exception, attempt: int) -> float:
         """Seconds until the next try; raises when there is none."""
+        raise_refused(error)
         status, told = _status(error), self._told(error)
         if status in _REFUSED or getattr(error, "code", None) in _QUOTA:
             raise EndpointRefused(self._refusal(status, told)) from error

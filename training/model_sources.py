@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training.errors import ModelNotFound
 from training.local_path import local_path
+from training.outgoing import check_hub
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
@@ -16,7 +17,8 @@ _HUB_LEFT_OUT = ("onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*", "checkpoint
 
 
 def find_model(ref: str, *, trust_remote_code: bool = False) -> Path:
-    """The folder that a reference means; a hub id is downloaded. Raises ModelNotFound."""
+    """The folder that a reference means; a hub id is downloaded. Raises ModelNotFound, and
+    HostRefused when the hub is not among the hosts that may be asked."""
     if ref.startswith(_PACKAGE):
         return _in_package(ref.removeprefix(_PACKAGE))
     folder = local_path(ref)
@@ -69,6 +71,7 @@ def _from_hub(repository: str, revision: str | None, *, trust_remote_code: bool)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    check_hub()
     patterns = [*_HUB_FILES, *(["*.py"] if trust_remote_code else [])]
     try:
         return Path(

@@ -12,6 +12,7 @@ from typing import Any
 from training.errors import PairsInvalid
 from training.extras import require
 from training.judgments import JudgedDocument, read_judgments
+from training.outgoing import check_hub, guard_drivers, raise_refused
 from training.pair_columns import PairColumns
 from training.pairs import Pair, PairRow, RejectedRow
 from training.records import Record, Records, csv_records, jsonl_records, parquet_records
@@ -234,6 +235,8 @@ def _group(record: Record, field: str | None) -> str | None:
 
 def _dataset(ref: str, split: str | None) -> Records:
     """The rows of a Hugging Face dataset."""
+    if not Path(ref).is_dir():
+        check_hub()
     require("datasets")
     import datasets
 
@@ -242,10 +245,12 @@ def _dataset(ref: str, split: str | None) -> Records:
         if Path(ref).is_dir():
             found = datasets.load_from_disk(ref)
         else:
+            guard_drivers()
             name, _, revision = ref.partition("@")
             name, _, subset = name.partition(":")
             found = datasets.load_dataset(name, subset or None, revision=revision or None)
     except Exception as error:  # whatever the hub, the cache or a damaged folder raise
+        raise_refused(error)
         raise PairsInvalid(
             f"the dataset {ref} cannot be read: {type(error).__name__}: {error}"
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import TransferFailed
+from training.outgoing import check_address, guard_drivers, raise_refused
 
 MAX_MANIFEST_BYTES = 10_000_000
 
@@ -35,10 +36,13 @@ class RemoteFolder:
     """One folder, by its URL. Every error of a driver becomes TransferFailed."""
 
     def __init__(self, url: str) -> None:
-        """Raises TransferFailed for a protocol without a driver."""
+        """Raises TransferFailed for a protocol without a driver, HostRefused. So does whatever is
+        asked of it later, when a server leads elsewhere."""
         import fsspec  # type: ignore[import-untyped]
 
         self.url = url.rstrip("/")
+        check_address(self.url)
+        guard_drivers()
         protocol = url.partition("://")[0] if "://" in url else "file"
         self._files: Any
         try:
@@ -61,7 +65,8 @@ class RemoteFolder:
         with self._failing(f"look at {name}"):
             try:
                 return int(self._files.info(self._path(name))["size"])
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                raise_refused(error)
                 return None
 
     def read(self, name: str) -> bytes | None:
@@ -137,6 +142,7 @@ class RemoteFolder:
         except TransferFailed:
             raise
         except Exception as error:
+            raise_refused(error)
             told = " ".join(str(error).split())[:200] or type(error).__name__
             raise TransferFailed(
                 f"{self.url}: could not {what} ({type(error).__name__}: {told}). Check the URL, "

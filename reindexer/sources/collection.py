@@ -13,8 +13,10 @@ from reindexer.sources.rows import RecordReader, Rejected, Row
 from reindexer.sources.single_part import SinglePartSource
 from search.errors import CollectionMissing, StoreError
 from search.qdrant_payloads import PayloadPage, QdrantPayloads
+from training.outgoing import check_address
 
 PAGE_POINTS = 500
+REST_PORT = 6333  # where a server is asked whose address has none
 API_KEY_VARIABLE = "QDRANT_API_KEY"
 
 
@@ -36,6 +38,7 @@ class CollectionSource(SinglePartSource):
                 f"{without_credentials(ref)} names no Qdrant collection; expected "
                 "https://host:6333#collection"
             )
+        check_address(ref, default_port=REST_PORT)
         self._location = location_of(ref)
         super().__init__(reader)
         self._payloads = QdrantPayloads(

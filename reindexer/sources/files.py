@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from reindexer.errors import SourceInvalid, SourceStopped
 from reindexer.sources.locations import digest, location_of, without_credentials
 from reindexer.sources.positions import AtEnd
+from training.outgoing import check_address, guard_drivers, raise_refused
 
 BLOCK_BYTES = 4 << 20  # read ahead of what a source asks for
 ATTEMPTS = 4  # of one read
@@ -94,9 +95,12 @@ def local_file(path: Path) -> SourceFile:
 
 def remote_files(url: str) -> list[SourceFile]:
     """The file behind a URL, or all that a pattern (s3://bucket/2026/*.jsonl.gz) stands for, in
-    the order of their paths. Raises SourceInvalid when there is none, or no driver for it."""
+    the order of their paths. Raises SourceInvalid when there is none, or no driver for it, and
+    HostRefused, also in the middle of a file."""
     import fsspec  # type: ignore[import-untyped]
 
+    check_address(url)
+    guard_drivers()
     shown = without_credentials(url)
     protocol = url.partition("://")[0].lower()
     try:
@@ -111,9 +115,11 @@ def remote_files(url: str) -> list[SourceFile]:
         raise SourceInvalid(
             f"{shown}: no driver for {protocol}:// is installed; run `pip install {package}`"
         ) from None
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        raise_refused(error)
         raise SourceInvalid(f"there is no file {shown}") from None
     except Exception as error:  # drivers raise what their own libraries raise: anything
+        raise_refused(error)
         raise SourceInvalid(
             f"{shown} cannot be read ({_cause(error)}); check the URL, the credentials that its "
             "driver reads, and the network"
@@ -183,6 +189,7 @@ class _RemoteFile(io.RawIOBase):
                 break
             except Exception as error:
                 self._file = None
+                raise_refused(error)
                 if attempt == ATTEMPTS or isinstance(error, FileNotFoundError | PermissionError):
                     raise SourceStopped(
                         f"{self._label} cannot be read any further ({_cause(error)}); what was "

@@ -11,6 +11,7 @@ from reindexer.sources.locations import digest, without_credentials
 from reindexer.sources.positions import AtEnd, Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
 from reindexer.sources.single_part import SinglePartSource
+from training.outgoing import check_hub, guard_drivers, raise_refused
 
 
 class HubSource(SinglePartSource):
@@ -69,6 +70,7 @@ class HubSource(SinglePartSource):
             except StopIteration:
                 return
             except Exception as error:  # what reads the files raises anything
+                raise_refused(error)
                 raise SourceStopped(
                     f"{self._label} cannot be read any further after row {self._n_read:,} "
                     f"({_cause(error)}); what was read is stored: run the same command again, and "
@@ -81,6 +83,7 @@ class HubSource(SinglePartSource):
         try:
             return next(iter(self._rows), {})
         except Exception as error:
+            raise_refused(error)
             raise SourceInvalid(f"{self._label} cannot be read ({_cause(error)})") from error
 
 
@@ -91,6 +94,7 @@ def _revision(ref: str) -> tuple[str | None, str]:
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return None, digest([(str(path), path.stat().st_mtime_ns) for path in files])
+    check_hub()
     try:
         from huggingface_hub import HfApi
 
@@ -111,9 +115,11 @@ def _stream(ref: str, subset: str | None, split: str, revision: str | None) -> A
             "data sets of the hub need the package datasets, which is not installed; "
             "run: pip install 'reindexer[train]'"
         ) from error
+    guard_drivers()
     try:
         return datasets.load_dataset(ref, subset, split=split, streaming=True, revision=revision)
     except Exception as error:
+        raise_refused(error)
         raise SourceInvalid(
             f"data set {ref} cannot be read ({_cause(error)}); name the split with --split and the "
             "subset with --subset"

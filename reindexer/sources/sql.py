@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,20 @@ from reindexer.sources.locations import digest, without_credentials
 from reindexer.sources.positions import AtEnd, Position
 from reindexer.sources.rows import RecordReader, Rejected, Row
 from reindexer.sources.single_part import SinglePartSource
+from training.errors import HostRefused
+from training.outgoing import SETTING, check_address, is_limited
 
 PAGE_ROWS = 2_000
 # Transactions are stamped when they begin and seen when they commit: what was stamped shortly
 # before the newest row may have come to light after it.
 OVERLAP = datetime.timedelta(minutes=5)
+# Options of drivers that name no server, for when only some may be asked.
+_HARMLESS = {
+    *("sslmode", "sslrootcert", "sslcert", "sslkey", "ssl_ca", "ssl_cert", "ssl_key", "charset"),
+    *("connect_timeout", "application_name", "client_encoding", "options", "service_name"),
+    *("driver", "encrypt", "trustservercertificate"),
+}
+_PLAIN_VALUE = re.compile(r"(?!.*://)[\w ./:,+-]*|-c ?\w+=[\w ,.-]*")
 _DIALECTS = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "mssql", "oracle")
 
 
@@ -62,6 +72,7 @@ class SqlSource(SinglePartSource):
         self._label = table or "query"
         self._query = query
         _check_file(self._url)
+        _check_host(self._url)
         self._from: Any = _table(table) if table else sa.text(f"({_bare(query)}) q")
         self._position: dict[str, Any] | None = None
         self._engine: sa.Engine | None = None
@@ -228,6 +239,26 @@ def _check_file(url: sa.URL) -> None:
     """SQLite would make a file that is not there."""
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
         raise SourceInvalid(f"there is no file {url.database}")
+
+
+def _check_host(url: sa.URL) -> None:
+    """Raises HostRefused. Drivers take another server from the rest of the URL too, so that has to
+    be of the few things that name none."""
+    if url.get_backend_name() == "sqlite" or not is_limited():
+        return
+    host = url.host or "localhost"  # the driver's own choice without one
+    check_address(
+        f"{url.get_backend_name()}://{f'[{host}]' if ':' in host else host}"
+        f"{f':{url.port}' if url.port else ''}"
+    )
+    odd = [name for name in url.query if name.lower() not in _HARMLESS]
+    values = [host, url.database or "", *map(str, url.query.values())]
+    odd += [value for value in values if not _PLAIN_VALUE.fullmatch(value)]
+    if odd:
+        raise HostRefused(
+            f"the URL of the database says {odd[0]!r}, which could name another server than the "
+            f"one that {SETTING} allows; leave it out"
+        )
 
 
 def _table(name: str) -> sa.TableClause:

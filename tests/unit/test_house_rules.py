@@ -8,6 +8,25 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("training", "search", "reindexer")
+CONNECTS = re.compile(
+    r"(?<!class )\b(httpx\.(Async)?Client|httpx\.(get|post|put|stream|request)|(Async)?OpenAI"
+    r"|urlopen|QdrantClient|QdrantCalls\.to|url_to_fs|fsspec\.(open|filesystem)|HfApi"
+    r"|snapshot_download|load_dataset|create_engine|OTLPSpanExporter|ray\.init|aiohttp\.ClientSession"
+    r"|(Async)?SearchClient|create_connection|requests\.\w+)\("
+)
+FOR_OTHER_PROGRAMS = ("search/client/", "search/adapters/")
+# Whose address no list of hosts has to allow.
+UNLIMITED = {
+    "search/database.py": "database.url: the operator's",
+    "search/dense_qdrant.py": "store.url: the operator's",
+    "search/traces.py": "OTEL_EXPORTER_OTLP_ENDPOINT: the operator's",
+    "reindexer/fanout_ray.py": "ray.address: the operator's",
+    "search/qdrant_calls.py": "for search/qdrant_payloads.py",
+    "search/qdrant_payloads.py": "for reindexer/sources/collection.py, which checks",
+    "reindexer/running_service.py": "the service of this data directory",
+    "reindexer/demo.py": "the service that the demo starts",
+}
 
 
 def _run(*command: str) -> None:
@@ -44,3 +63,16 @@ def test_every_relative_link_in_the_documentation_leads_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_what_opens_a_connection_asks_whether_it_may() -> None:
+    """A new place calls training.outgoing first, or says in UNLIMITED whose address it is."""
+    connecting, checking = set(), set()
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
+        if CONNECTS.search(text) and not name.startswith(FOR_OTHER_PROGRAMS):
+            connecting.add(name)
+        if re.search(r"check_(address|hub|request)\(", text):
+            checking.add(name)
+    assert connecting - checking == set(UNLIMITED)
+    assert "training/outgoing.py" in checking

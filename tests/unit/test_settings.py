@@ -87,6 +87,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "log.level": "debug", "log.access": "yes", "telemetry.traces": "yes",
         "lexical.language": "german", "lexical.kind": "qdrant",
         "lexical.publish_url": "s3://b/lexical", "search.max_lag_docs": "8",
+        "network.allowed_hosts": "e, s3://b",
         "cutover.timeout_s": "9.5", "prune.hold_over_h": "10",
         "serve.host": "0.0.0.0", "serve.port": "11",
         "serve.sync_interval_s": "0.5", "serve.require_keys": "yes", "serve.worker": "no",
