@@ -200,7 +200,8 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Whatever addresses it is given, it asks the hosts that may be asked."""
-        with limited_to(ctx.ensure_object(Invocation).settings.reachable):
+        given = ctx.ensure_object(Invocation)  # a verb may add to its flags before it reads them
+        with limited_to(read_settings(given.flags, config=given.config).reachable):
             return super().invoke(ctx)
 
     def format_epilog(self, _context: click.Context, formatter: click.HelpFormatter) -> None:

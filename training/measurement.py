@@ -21,6 +21,7 @@ from training.errors import EncodingFailed
 from training.evaluation import Matrix, TextEncoder, evaluate_dims
 from training.metrics import Scores
 from training.model_version import ModelVersion
+from training.outgoing import AllowedHosts, allow_only, allowed_hosts
 from training.tokenizer import TokenizedTexts
 
 EXIT_S = 10.0  # that a process gets to end by itself
@@ -117,7 +118,11 @@ def measure_apart(
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(
         target=_measure_and_send,
-        args=(sender, name or str(version), version, folder, split, dims, encoder_options or {}),
+        args=(
+            sender,
+            allowed_hosts(),
+            *(name or str(version), version, folder, split, dims, encoder_options or {}),
+        ),
         daemon=True,
     )
     child.start()
@@ -147,6 +152,7 @@ def measure_apart(
 
 def _measure_and_send(
     sender: Connection,
+    hosts: AllowedHosts,
     name: str,
     version: ModelVersion,
     folder: Path,
@@ -156,6 +162,7 @@ def _measure_and_send(
 ) -> None:
     """Sends the number of documents done, again and again, and at last a Measurement or an
     exception."""
+    allow_only(hosts)
     try:
         encoder = open_encoder(version, **encoder_options)
         sender.send(measure(name, encoder, folder, split, dims, sender.send))

@@ -100,6 +100,11 @@ def limited_to(hosts: AllowedHosts) -> Iterator[None]:
         _allowed = before
 
 
+def allowed_hosts() -> AllowedHosts:
+    """What a new process is to be told."""
+    return _allowed
+
+
 def is_limited() -> bool:
     return bool(_allowed.entries)
 

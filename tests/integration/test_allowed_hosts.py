@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,18 @@ from reindexer.errors import SourceInvalid
 from reindexer.settings import Settings, as_environment
 from reindexer.sources import open_source
 from reindexer.watch import ServiceStatus
+from tests.embedding_server import EmbeddingServer
 from tests.local_server import LocalHandler, LocalServer
 from training.endpoint import Endpoint
 from training.errors import EndpointRefused, HostRefused
 from training.hub_repository import HubRepository
 from training.llm_calls import Endpoint as LanguageModel
 from training.llm_calls import EndpointCalls
+from training.measurement import _measure_and_send
 from training.model_sources import find_model
 from training.outgoing import AllowedHosts, check_address, limited_to
 from training.pair_sources import _dataset
+from training.registry import ModelRegistry
 from training.remote_folder import RemoteFolder
 from training.remote_ref import RemoteAccess
 
@@ -122,6 +126,19 @@ def test_the_list_holds_where_a_data_directory_is_opened(tmp_path: Path) -> None
     assert as_environment(settings)["REINDEXER_NETWORK_ALLOWED_HOSTS"] == "hub.example"
     with limited_to(AllowedHosts()), open_data_directory(settings), pytest.raises(HostRefused):
         check_address("http://evil.example")
+
+
+def test_the_list_holds_in_a_process_that_measures(tmp_path: Path) -> None:
+    """A version that was pulled says itself where it is asked."""
+    receiver, sender = Pipe(duplex=False)
+    with EmbeddingServer() as server:
+        version = ModelRegistry(tmp_path).register(f"tei:{server.url}", name="remote")
+        server.asked.clear()
+        with limited_to(AllowedHosts()):
+            hosts = AllowedHosts.parse("hub.example")
+            _measure_and_send(sender, hosts, "remote", version, tmp_path, "test", None, {})
+    assert isinstance(receiver.recv(), HostRefused)
+    assert server.asked == []
 
 
 # -- whatever opens an address ---------------------------------------------------------------------
