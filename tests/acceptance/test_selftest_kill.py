@@ -19,7 +19,7 @@ from training.kill_points import KillPoint
 ROOT = Path(__file__).parents[2]
 LOSES_NOTHING = "nothing lost, nothing twice"
 LITTLE_AGAIN = "no more than a window encoded again"
-TRAINING_KILLS = 3
+TRAINING_KILLS = 2
 WITH_TORCH = ("accelerate", "datasets", "training.finetune", "training.trainer")
 
 
