@@ -15,7 +15,7 @@ ReindexerError
 
 from __future__ import annotations
 
-from training.errors import MEMORY_IS_SHORT, is_disk_full
+from training.errors import MAKE_ROOM, MEMORY_IS_SHORT, is_disk_full
 
 
 class ReindexerError(Exception):
@@ -70,5 +70,5 @@ def in_words(error: BaseException) -> str:
         return str(error) or type(error).__name__
     found = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if is_disk_full(error):
-        found = f"{found}; make room (`reindexer prune`) and run the same command again"
+        found = f"{found}; {MAKE_ROOM}"
     return found

@@ -15,6 +15,7 @@ from search.database import Database
 from search.feedback import FeedbackLog
 from search.feedback_reports import click_events, prune_feedback
 from search.query_log import LogRules
+from training.whole_file import whole_file
 
 SECRET_FILE = "feedback.key"
 DAY_S = 86_400
@@ -58,15 +59,10 @@ def write_click_log(database: Database, out: Path, *, since: float = 0.0) -> dic
     """
     sessions: set[str] = set()
     events = clicks = 0
-    fresh = out.with_name(f"{out.name}.{secrets.token_hex(4)}")
-    try:
-        with fresh.open("wb") as file:
-            for event in click_events(database, since=since):
-                file.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
-                sessions.add(event["session"])
-                events += 1
-                clicks += event["clicked"]
-        fresh.replace(out)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole_file(out) as file:
+        for event in click_events(database, since=since):
+            file.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+            sessions.add(event["session"])
+            events += 1
+            clicks += event["clicked"]
     return {"queries": len(sessions), "events": events, "clicks": clicks}

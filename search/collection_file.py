@@ -10,6 +10,7 @@ from pathlib import Path
 
 from search.dense import CollectionSpec
 from search.errors import CollectionDamaged, CollectionMissing, StoreError
+from training.whole_file import new_file
 
 FORMAT = 1
 REBUILD = (
@@ -56,10 +57,9 @@ class CollectionFile:
         """Atomic and durable."""
         value = {"format": FORMAT, "hnsw_ef": self.hnsw_ef, "spec": self.spec.to_json()}
         new = folder / "collection.json.new"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
+        new.unlink(missing_ok=True)  # of a process that was killed
+        with new_file(new) as file:
+            file.write(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8"))
         new.replace(folder / "collection.json")
         sync_folder(folder)
 

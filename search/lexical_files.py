@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from search.errors import LexicalDamaged
 from training.kill_points import reached
+from training.whole_file import new_file
 
 FORMAT = 1
 ALIGNMENT = 64  # bytes
@@ -63,7 +64,7 @@ def write_arrays(folder: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) ->
     path = folder / f"{kind}-{secrets.token_hex(8)}.bin"
     crc, end = 0, 0
     described = {}
-    with path.open("xb") as file:
+    with new_file(path) as file:
         for name, array in arrays.items():
             padding = bytes(-end % ALIGNMENT)
             raw = np.ascontiguousarray(array).view(np.uint8).data
@@ -73,8 +74,6 @@ def write_arrays(folder: Path, kind: str, arrays: Mapping[str, NDArray[Any]]) ->
             dtype = array.dtype.descr if array.dtype.names else array.dtype.str
             described[name] = (dtype, end + len(padding), len(array))
             end += len(padding) + len(raw)
-        file.flush()
-        os.fsync(file.fileno())
     reached("lexical.arrays")
     return ArrayFile(name=path.name, n_bytes=end, crc32=crc, arrays=described)
 
@@ -133,10 +132,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         previous = read_manifest(folder)
     body = json.dumps(asdict(manifest), ensure_ascii=False).encode("utf-8")
     fresh = folder / f"CURRENT.{secrets.token_hex(8)}"
-    with fresh.open("xb") as file:
+    with new_file(fresh) as file:
         file.write(b"%08x " % zlib.crc32(body) + body)
-        file.flush()
-        os.fsync(file.fileno())
     reached("lexical.manifest")
     fresh.replace(folder / "CURRENT")
     _sync_folder(folder)

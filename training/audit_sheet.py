@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import orjson
 
 from training.audit import NOISE_WARNING, SampledPair, share_with_interval
 from training.errors import PairsInvalid
+from training.whole_file import write_whole
 
 VERDICTS = ("ok", "mismatch", "unsure")
 COLUMNS = ("pair", "verdict", "weight", "anchor", "positive")
@@ -49,12 +51,13 @@ def write_sheet(path: Path, sample: Sequence[SampledPair], *, title: str) -> Non
         raise PairsInvalid(f"the sheet {path} should end in .html or .csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark is for Excel
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for item in sample:
-                texts = (_no_formula(item.pair.anchor), _no_formula(item.pair.positive))
-                writer.writerow((item.position + 1, "", f"{item.weight:.6g}", *texts))
+        sheet = io.StringIO(newline="")
+        writer = csv.writer(sheet)
+        writer.writerow(COLUMNS)
+        for item in sample:
+            texts = (_no_formula(item.pair.anchor), _no_formula(item.pair.positive))
+            writer.writerow((item.position + 1, "", f"{item.weight:.6g}", *texts))
+        write_whole(path, sheet.getvalue().encode("utf-8-sig"))  # the mark is for Excel
         return
     rows = [
         {
@@ -68,7 +71,7 @@ def write_sheet(path: Path, sample: Sequence[SampledPair], *, title: str) -> Non
     data = orjson.dumps({"title": title, "rows": rows}).decode()
     # Inside a script element nothing but an angle bracket can end it.
     page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", data.replace("<", "\\u003c"))
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def read_verdicts(path: Path) -> Verdicts:

@@ -113,6 +113,12 @@ class ExtraMissing(TrainingError):
 MEMORY_IS_SHORT = "memory is short: give this process more, or end others"
 
 
+MAKE_ROOM = (
+    "make room on that disk (`reindexer prune` does on the data directory's) and run the same "
+    "command again"
+)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether it, or what it came from, is that a file could not grow; torch and safetensors have
     no class for that."""

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from training.charts import signed
+from training.whole_file import write_whole
 
 _METRIC_NAMES = {"ndcg": "nDCG", "recall": "Recall", "mrr": "MRR", "map": "MAP"}
 _MARKDOWN = re.compile(r"([\\|*_`<>\[\]#~])")
@@ -39,8 +40,8 @@ def write_twins(path: Path, page: str, markdown: str) -> tuple[Path, Path]:
     if path == twin:
         path = path.with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    twin.write_text(markdown, encoding="utf-8")
+    write_whole(path, page)
+    write_whole(twin, markdown)
     return path, twin
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import orjson
 
 from training.errors import PairsInvalid
+from training.whole_file import whole_file
 
 _SHOWN_REJECTIONS = 3
 
@@ -89,16 +89,11 @@ def text_digest(text: str) -> bytes:
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> int:
     """Write one JSON object a line and return how many; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     n_pairs = 0
-    try:
-        with unfinished.open("wb") as file:
-            for pair in pairs:
-                file.write(orjson.dumps(pair.to_json(), option=orjson.OPT_APPEND_NEWLINE))
-                n_pairs += 1
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        for pair in pairs:
+            file.write(orjson.dumps(pair.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+            n_pairs += 1
     return n_pairs
 
 

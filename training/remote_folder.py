@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from training.errors import TransferFailed
+from training.errors import MAKE_ROOM, TransferFailed, is_disk_full
 from training.outgoing import check_address, guard_drivers, raise_refused
 
 MAX_MANIFEST_BYTES = 10_000_000
@@ -144,8 +144,12 @@ class RemoteFolder:
         except Exception as error:
             raise_refused(error)
             told = " ".join(str(error).split())[:200] or type(error).__name__
+            advice = (
+                "Check the URL, the credentials that its driver reads, and the network, then run "
+                "the same command again"
+            )
+            if is_disk_full(error):
+                advice = f"M{MAKE_ROOM[1:]}"
             raise TransferFailed(
-                f"{self.url}: could not {what} ({type(error).__name__}: {told}). Check the URL, "
-                "the credentials that its driver reads, and the network, then run the same command "
-                "again"
+                f"{self.url}: could not {what} ({type(error).__name__}: {told}). {advice}"
             ) from error

@@ -11,6 +11,7 @@ from training.judgments import JudgedDocument
 from training.pair_columns import MATCH_SCORE
 from training.pairs import Pair, text_digest, write_pairs
 from training.split import PairSplit
+from training.whole_file import whole_file, write_whole
 
 
 def write_split(
@@ -67,7 +68,7 @@ def _write_qrels(path: Path, pairs: Sequence[Pair], queries: _Ids, corpus: _Corp
         for query_id, own in judged.items()
         for doc_id, grade in own.items()
     )
-    path.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
+    write_whole(path, "query-id\tcorpus-id\tscore\n" + "".join(rows))
 
 
 class _Ids:
@@ -130,6 +131,6 @@ class _Corpus:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    with path.open("wb") as file:
+    with whole_file(path) as file:
         for row in rows:
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))

@@ -231,6 +231,6 @@ def _check_space(version: ModelVersion, folder: Path) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise TransferFailed(
-            f"{version} needs {needed_bytes / 1e6:,.0f} MB while it is checked; {folder.parent} "
-            f"has {free_bytes / 1e6:,.0f} MB free. Make room and pull again"
+            f"{version} needs {needed_bytes / 1e6:,.1f} MB while it is checked; {folder.parent} "
+            f"has {free_bytes / 1e6:,.1f} MB free. Make room there and pull again"
         )
