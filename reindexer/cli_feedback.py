@@ -54,7 +54,7 @@ since_option = click.option(
 def feedback(context: click.Context, as_json: bool) -> None:
     """Queries, clicks and votes; by itself the summary."""
     if context.invoked_subcommand is None:
-        context.invoke(summary, as_json=as_json)
+        context.invoke(summary, since=0.0, as_json=as_json)
 
 
 @feedback.command(

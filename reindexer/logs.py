@@ -35,6 +35,25 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _known: ContextVar[Mapping[str, Any]] = ContextVar("reindexer_log_fields", default=_NOTHING)
 
 
+class Complaint:
+    """A failure that a loop meets again and again: told when it begins and when it changes."""
+
+    def __init__(self, logger: logging.Logger, words: str) -> None:
+        """words: what cannot be done because of it."""
+        self._logger, self._words = logger, words
+        self._told: str | None = None
+
+    def tell(self, error: Exception) -> None:
+        if str(error) != self._told:
+            self._told = str(error)
+            self._logger.warning("%s: %s", self._words, error)
+
+    def end(self) -> None:
+        if self._told is not None:
+            self._told = None
+            self._logger.info("%s: no longer", self._words)
+
+
 @contextlib.contextmanager
 def known(**fields: Any) -> Iterator[None]:
     """What is logged within the block, by this thread or task, carries these fields."""

@@ -15,6 +15,7 @@ from reindexer.errors import GateRefused, LeaseHeld, ReindexerError, SourceInval
 from reindexer.feedback import feedback_of
 from reindexer.http_server import HttpServer, listen
 from reindexer.journal import SYNC_LEASE, Lease
+from reindexer.logs import Complaint
 from reindexer.opening import Opener
 from reindexer.operations import DirectoryOperations
 from reindexer.service_address import ServiceAddress, url_for_others, url_here
@@ -251,11 +252,13 @@ class ReindexerService:
 
     def _follow(self) -> None:
         pause_s = FOLLOW_S
+        complaint = Complaint(log, "cannot follow the catalog")
         while not self._stop.wait(pause_s):
             try:
                 pause_s = self.manager.follow()
+                complaint.end()
             except SearchError as error:
-                log.warning("cannot follow the catalog: %s", error)
+                complaint.tell(error)
                 self._stop.wait(RETRY_S)
 
     def _replay(self) -> None:

@@ -22,6 +22,7 @@ from reindexer.job_process import POLL_S, JobProcess
 from reindexer.jobs import BUILD_KINDS, LONGEST_WAIT_S, Job, JobLost, JobQueue
 from reindexer.journal import BUILD_LEASE, CLOCKS_DIFFER_S, SYNC_LEASE, Lease
 from reindexer.log_follower import LogFollower
+from reindexer.logs import Complaint
 from reindexer.schedule import Clock, Schedules
 from search.errors import GenerationNotFound, LeaseLost, SearchError
 from search.generations import UNFINISHED, Generation
@@ -122,17 +123,19 @@ class Worker:
     # -- the queue ---------------------------------------------------------------------------------
 
     def _work(self, kinds: Collection[str]) -> None:
+        complaint = Complaint(log, "the worker waits")
         while not self._stopping.is_set():
             try:
                 lease = self._held_lease()
                 job = self.queue.claim(kinds, lease)
+                complaint.end()
                 if job is not None:
                     self._do(job, lease)
                     continue
             except (LeaseLost, LeaseHeld, JobLost) as error:
                 log.warning("%s", error)
             except (SearchError, ReindexerError) as error:
-                log.warning("the worker waits: %s", error)
+                complaint.tell(error)
                 self._stopping.wait(RETRY_S)
             with self._woken:
                 if not self._stopping.is_set():
@@ -274,14 +277,16 @@ class Worker:
 
     def _keep_up(self) -> None:
         forgot_at = -math.inf
+        complaint = Complaint(log, "the worker cannot look after builds and old queries")
         while not self._stopping.wait(UPKEEP_S):
             try:
                 self._resume_orphans()
                 if time.monotonic() - forgot_at > FORGET_S:
                     forget_old_feedback(self._data.database, self._data.settings)
                     forgot_at = time.monotonic()
+                complaint.end()
             except (SearchError, ReindexerError) as error:
-                log.warning("the worker cannot look after builds and old queries: %s", error)
+                complaint.tell(error)
 
     def _resume_orphans(self) -> None:
         """Ask for builds whose process is gone and that nobody has stopped on purpose."""

@@ -14,6 +14,7 @@ from search.answer import Answer
 from search.database import Database
 from search.documents import validate_doc_id
 from search.errors import (
+    DatabaseUnavailable,
     FeedbackOff,
     GenerationNotFound,
     InvalidDocument,
@@ -150,6 +151,11 @@ class FeedbackLog:
             time.sleep(2 * WRITE_EVERY_S)  # another process has written what it answered by then
             found = self._logged(query_ids)
         missing = sorted(set(query_ids) - set(found))
+        if missing and self.queries.problem is not None:
+            raise DatabaseUnavailable(
+                "nothing was stored, since the query log cannot be written now: "
+                f"{self.queries.problem}"
+            )
         if missing:
             more = f" and {len(missing) - _SHOWN_IDS} more" if len(missing) > _SHOWN_IDS else ""
             raise QueryNotFound(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from search.answer import Answer
 from search.database import Database
-from search.errors import DatabaseError
+from search.errors import DatabaseError, DatabaseUnavailable
 from search.tables import query_log
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class QueryLog:
         self._max_waiting = max_waiting
         self._waiting: deque[_Asked] = deque()
         self._writing = threading.Lock()
-        self._is_failing = False
+        self.problem: str | None = None  # why the last write failed
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="query-log", daemon=True)
         if rules.enabled:
@@ -102,18 +102,22 @@ class QueryLog:
         self._waiting.append(_Asked(time.time(), query_id, who, answer))
 
     def flush(self) -> None:
-        """Write what waits. What the database does not take is dropped, counted and told once."""
+        """Write what waits; while the database does not answer, or has no room, it goes on waiting.
+        What the database does not take is dropped and counted. Told once."""
         with self._writing:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
                 try:
                     self._write(batch)
-                    self._is_failing = False
+                    self.problem = None
                 except DatabaseError as error:
-                    self.dropped += len(batch)
-                    if not self._is_failing:
-                        log.warning("queries are missing in the query log: %s", error)
-                    self._is_failing = True
+                    if isinstance(error, DatabaseUnavailable):
+                        self._waiting.extendleft(reversed(batch))
+                    else:
+                        self.dropped += len(batch)
+                    if self.problem is None:
+                        log.warning("queries cannot be written to the query log: %s", error)
+                    self.problem = str(error)
                     return
 
     def close(self) -> None:
@@ -122,6 +126,9 @@ class QueryLog:
         if self._thread.is_alive():
             self._thread.join()
         self.flush()
+        if self._waiting:
+            self.dropped += len(self._waiting)
+            log.warning("queries that are missing in the query log: %d", len(self._waiting))
 
     def _write_on(self) -> None:
         while not self._closing.wait(WRITE_EVERY_S):

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from search.answer import Answer, Hit, TookMs
 from search.database import Database
 from search.errors import (
+    DatabaseError,
     DatabaseUnavailable,
     FeedbackOff,
     GenerationNotFound,
@@ -197,10 +198,37 @@ def test_a_drain_writes_what_waits(database: Database) -> None:
     assert len(rows(database, query_log)) == 1_200
 
 
-def test_a_database_that_is_away_costs_log_lines_and_nothing_else(
-    database: Database, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("error", "kept"), [(DatabaseUnavailable, ["q0", "q1", "q2", "q9"]), (DatabaseError, ["q9"])]
+)
+def test_queries_wait_for_a_database_that_is_away_and_are_dropped_by_one_that_refuses_them(
+    error: type[DatabaseError], kept: list[str], database: Database, open_log: OpenLog,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr("search.query_log.WRITE_EVERY_S", 3600)
+    log = open_log()
+
+    def fail(*_: object) -> None:
+        raise error("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(QueryLog, "_write", fail)
+        for n in range(3):
+            log.record(an_answer(), query_id=f"q{n}", who="key")
+            log.flush()
+        assert log.queries.problem == "away"
+    log.record(an_answer(), query_id="q9", who="key")
+    log.flush()
+
+    assert log.queries.problem is None
+    assert log.queries.dropped == 4 - len(kept)
+    assert sorted(row["query_id"] for row in rows(database, query_log)) == kept
+    assert caplog.text.count("queries cannot be written") == 1
+
+
+def test_queries_that_wait_when_the_service_ends_are_counted_and_told(
+    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     log = open_log()
 
     def fail(*_: object) -> None:
@@ -208,15 +236,11 @@ def test_a_database_that_is_away_costs_log_lines_and_nothing_else(
 
     with monkeypatch.context() as broken:
         broken.setattr(QueryLog, "_write", fail)
-        for n in range(3):
-            log.record(an_answer(), query_id=f"q{n}", who="key")
-            log.flush()
-    log.record(an_answer(), query_id="q9", who="key")
-    log.flush()
+        log.record(an_answer(), query_id="q1", who="key")
+        log.close()
 
-    assert log.queries.dropped == 3
-    assert [row["query_id"] for row in rows(database, query_log)] == ["q9"]
-    assert caplog.text.count("queries are missing") == 1
+    assert log.queries.dropped == 1
+    assert "queries that are missing in the query log: 1" in caplog.text
 
 
 # -- clicks and judgments -------------------------------------------------------------------------

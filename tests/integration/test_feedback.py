@@ -130,6 +130,7 @@ def test_every_query_of_a_batch_and_of_a_link_is_logged(
 
     service.feedback.flush()
     assert run("feedback", "summary")["generations"][0]["queries"] == 3
+    assert run("feedback") == run("feedback", "summary")
 
 
 # -- what is refused ------------------------------------------------------------------------------

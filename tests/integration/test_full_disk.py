@@ -8,6 +8,7 @@ disk unprepared, the kernel would end that process.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import multiprocessing
 import re
@@ -226,6 +227,24 @@ def test_a_service_on_a_full_disk_answers_refuses_and_goes_on(disk: SmallDisk) -
         for write in writes.values():
             write()
         assert data.corpus.head() == head + 3
+
+
+def test_a_query_log_on_a_full_disk_waits_and_feedback_is_refused(disk: SmallDisk) -> None:
+    with service(disk.folder) as running:
+        _fill_to_the_last_page(disk, running.directory)
+
+        status, content = running.ask("POST", "/search", b'{"query": "all"}')
+
+        assert status == 200
+        answer = json.loads(content)
+        click = {"query_id": answer["query_id"], "doc_id": answer["hits"][0]["doc_id"]}
+        status, content = running.ask("POST", "/feedback", json.dumps(click).encode())
+        assert status == 503, content
+        assert b"nothing was stored, since the query log cannot be written now" in content
+        assert b"disk is full; free some disk space" in content
+        disk.make_room()
+        status, content = running.ask("POST", "/feedback", json.dumps(click).encode())
+        assert (status, json.loads(content)["stored"]) == (200, 1)
 
 
 def _fill_to_the_last_page(disk: SmallDisk, data: WordDirectory) -> None:

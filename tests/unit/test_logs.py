@@ -159,3 +159,16 @@ def test_known_fields_belong_to_their_thread(capsys: pytest.CaptureFixture[str])
         thread.join()
 
     assert "generation" not in last_event(capsys)
+
+
+def test_a_complaint_is_told_when_it_begins_changes_and_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    complaint = logs.Complaint(logging.getLogger("reindexer"), "it waits")
+    with caplog.at_level(logging.INFO):
+        for reason in ("full", "full", "locked", "locked"):
+            complaint.tell(OSError(reason))
+        complaint.end()
+        complaint.end()
+
+    assert caplog.messages == ["it waits: full", "it waits: locked", "it waits: no longer"]
