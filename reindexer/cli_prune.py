@@ -37,7 +37,10 @@ def prune(invocation: Invocation, yes: bool, standby: bool, as_json: bool) -> No
     """
     from reindexer.prune import plan_prune
     from reindexer.prune import prune as drop
+    from search.disk_room import give_spare
 
+    invocation.check_exists()
+    give_spare(invocation.settings.data_dir)  # a full disk does not let the database open
     with invocation.open_existing() as data:
         planned = plan_prune(data, standby=standby)
         if not as_json:

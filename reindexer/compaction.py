@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from reindexer.build_process import run_build
+from reindexer.build_process import build_of, run_build
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
 from reindexer.journal import BUILD_LEASE, Build
@@ -94,15 +94,12 @@ def compact(
 
 
 def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
-    """A compaction of the live generation that was begun, or a new one."""
-    for generation in reversed(data.catalog.all(UNFINISHED)):
+    """A compaction of the live generation that was begun, or not switched to, or a new one."""
+    for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
         if same_recipe(generation.recipe, live.recipe):
-            return generation, data.journal.build_of(generation.name)
+            return generation, build_of(data, generation)
     generation = data.catalog.record(live.recipe)
-    build = data.journal.record_build(
-        generation.name, start_head=live.watermark, docs_total=data.corpus.count()
-    )
-    return generation, build
+    return generation, build_of(data, generation)
 
 
 def _indexed(data: DataDirectory, live: Generation) -> float:

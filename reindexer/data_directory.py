@@ -16,6 +16,7 @@ from reindexer.settings import Settings
 from search.corpus import Corpus
 from search.database import open_database
 from search.dense import DenseStore
+from search.disk_room import keep_spare
 from search.errors import LexicalDamaged, SpaceMismatch
 from search.generations import Catalog, Generation
 from search.recipe import AnalyzerRecipe
@@ -50,6 +51,7 @@ class DataDirectory:
         self.catalog = Catalog(self.database)
         self.journal = Journal(self.database)
         self.registry = ModelRegistry(self.path / "models")
+        keep_spare(self.path)
 
     def wait_for_store(self, on_wait: Callable[[str], None]) -> None:
         """From its first use on, wait up to `store.patience_s` for a server that does not answer

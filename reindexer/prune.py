@@ -20,6 +20,7 @@ from typing import Any, Literal
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
+from search.disk_room import give_spare
 from search.errors import StoreLocked
 from search.generations import Generation
 from training.kill_points import reached
@@ -137,6 +138,7 @@ def prune(
     No switch can begin meanwhile. Raises LeaseHeld while one is under way, StoreLocked when another
     process keeps a collection open; the next prune then finishes this one.
     """
+    give_spare(data.path)
     dropped: list[PruneItem] = []
     try:
         with data.journal.lease(CUT_OVER_LEASE):

@@ -8,6 +8,7 @@ directory is what it was; afterwards the old collections are dropped.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -20,18 +21,22 @@ from typing import Any
 from reindexer.backup import BACKUP_LEASE, clear_leftovers, describe
 from reindexer.backup_folder import Backup, BackupFolder, StoredCollection, StoredFile, digest_of
 from reindexer.data_directory import DataDirectory
-from reindexer.errors import BackupDamaged, LeaseHeld, ReindexerError, TargetNotEmpty
+from reindexer.errors import BackupDamaged, LeaseHeld, ReindexerError, TargetNotEmpty, in_words
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
 from reindexer.restore_plan import RestorePlan
 from reindexer.restore_rows import FetchedObjects, replace_rows, rows_of_backup
 from reindexer.service_address import ServiceAddress
 from reindexer.sync import repair_alias
+from reindexer.terminal import size
 from search.database import SCHEMA_REVISION
 from search.dense import DenseCollection
-from search.errors import DatabaseTooNew
+from search.disk_room import COLLECTION_BYTES, RESERVE_BYTES
+from search.errors import DatabaseTooNew, SearchError
 from search.lexical_files import remove_files, writing
 from search.processes import describe_process
 from search.stored_points import PointDigest, from_frames
+
+log = logging.getLogger(__name__)
 
 OnStep = Callable[[str], None]
 _LEASES = (BACKUP_LEASE, SYNC_LEASE, BUILD_LEASE, CUT_OVER_LEASE)
@@ -98,8 +103,11 @@ def restore(
     check_target(data, overwrite=overwrite)
     with _alone(data):
         _clear(data)
-        _check_space(data, backup)
-        with tempfile.TemporaryDirectory(prefix=".restore-", dir=data.path) as staging:
+        _check_space(data, backup, collections=collections)
+        with (
+            tempfile.TemporaryDirectory(prefix=".restore-", dir=data.path) as staging,
+            _nothing_half(data, Path(staging)),
+        ):
             fetched = FetchedObjects(Path(staging))
             for file in _fetching(backup, on_step, "fetching"):
                 folder.fetch(file, fetched.path(file))
@@ -137,12 +145,15 @@ def _check_schema(backup: Backup) -> None:
         )
 
 
-def _check_space(data: DataDirectory, backup: Backup) -> None:
+def _check_space(data: DataDirectory, backup: Backup, *, collections: bool) -> None:
     needed, free = 2 * backup.size_bytes, data.free_disk_bytes()
+    if collections and backup.collections and not data.store.shared:
+        needed += RESERVE_BYTES + COLLECTION_BYTES * (1 + len(backup.collections))
     if free < needed:
         raise ReindexerError(
-            f"the restore needs about {needed / 1e9:.1f} GB in {data.path}, {free / 1e9:.1f} GB "
-            "are free; make room, or name another --data-dir"
+            f"the restore needs about {size(needed)} in {data.path}, beside what is there, and "
+            f"{size(free)} are free; nothing was changed. Make room (`reindexer prune` shows what "
+            "can go), or name another --data-dir"
         )
 
 
@@ -166,18 +177,33 @@ def _alone(data: DataDirectory) -> Iterator[None]:
 def _clear(data: DataDirectory) -> None:
     """Remove what killed backups and restores left behind, the collections they filled as well."""
     clear_leftovers(data)
-    used = {generation.collection for generation in data.catalog.all()}
     for left in data.path.glob(".restore-*"):
-        for name in _made_by(left):
-            if name not in used:
-                data.store.drop(name)
+        _drop_made(data, left)
         shutil.rmtree(left)
 
 
-def _made_by(staging: Path) -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return (staging / _MADE).read_text(encoding="utf-8").split()
-    return []
+@contextlib.contextmanager
+def _nothing_half(data: DataDirectory, staging: Path) -> Iterator[None]:
+    """A restore that fails leaves none of the collections that it has filled: on a full disk they
+    would be in the way of the next one."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(SearchError):  # why it failed says more
+            _drop_made(data, staging)
+        raise
+
+
+def _drop_made(data: DataDirectory, staging: Path) -> None:
+    """The collections that a restore has filled and not switched to."""
+    try:
+        made = (staging / _MADE).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return
+    used = {generation.collection for generation in data.catalog.all()}
+    for name in made:
+        if name not in used:
+            data.store.drop(name)
 
 
 def _fetching(backup: Backup, on_step: OnStep, doing: str) -> Iterator[StoredFile]:
@@ -224,11 +250,14 @@ def _switch(
         data.unpublish_lexicals(backup.lexical)
         on_step("restoring the database")
         replace_rows(data, backup, rows_of, plan)
-    for analyzer, files in backup.lexical.items():
-        _put_lexical(data.path / "lexical" / analyzer, files, fetched)
     repair_alias(data)
     for collection in sorted((before & set(data.store.names())) - set(made.values())):
         data.store.drop(collection)
+    for analyzer, files in backup.lexical.items():
+        try:
+            _put_lexical(data.path / "lexical" / analyzer, files, fetched)
+        except OSError as error:  # the switch has happened
+            log.warning("%s; the lexical index is made again from the corpus", in_words(error))
     return plan.to_encode
 
 

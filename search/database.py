@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ STATEMENT_TIMEOUT_S = 300.0  # on PostgreSQL
 IDLE_TIMEOUT_S = 60.0  # in an open transaction: whoever stands still there holds everybody up
 WRITE_CACHE_KIB = 65_536  # SQLite's own cache; a transaction that outgrows it is written twice
 READ_CACHE_KIB = 4_096
+_LEAST_FREE_BYTES = 65_536  # with less free, SQLite may be unable to open a database
 _MIGRATION_LOCK = 727_413_001  # PostgreSQL advisory lock; any number that nobody else uses
 
 
@@ -300,9 +302,19 @@ _ADVICE = {
     "readonly": "check that you may write to the file and to its folder",
     "malformed": "the file is damaged; restore a backup",
     "not a database": "the file is something else; name another one",
-    "disk": "free some disk space and try again; nothing was stored half",
-    "full": "free some disk space and try again; nothing was stored half",
+    "full": "free some disk space (`reindexer prune`) and try again; nothing was stored half",
+    "disk I/O error": "the disk or its file system fails; the log of the system says how (`dmesg`)",
+    "disk": "free some disk space and try again; nothing was stored half",  # of PostgreSQL's server
 }
+
+
+def _has_full_disk(url: str) -> bool:
+    """Whether the file of SQLite, or of its shared memory, cannot grow."""
+    file = sa.engine.make_url(url).database
+    try:
+        return shutil.disk_usage(Path(file or ".").parent).free < _LEAST_FREE_BYTES
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -311,6 +323,8 @@ def _mapped_errors(url: str) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         cause = " ".join(str(error.orig).split())
+        if "disk I/O error" in cause and _has_full_disk(url):
+            cause = "disk I/O error, because the disk is full"
         if _is_of_another_schema(error, cause):
             raise DatabaseError(other_schema(_shown(url), cause)) from error
         advice = next((text for word, text in _ADVICE.items() if word in cause), None)

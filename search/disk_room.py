@@ -8,15 +8,38 @@ looked for first (a call takes some 2 µs). What a quota of the user forbids, th
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
 from search.errors import DiskFull
 
 OPENING_BYTES = 30_000_000  # 21 MB measured; searching needs no more
+COLLECTION_BYTES = 40_000_000  # of one with next to nothing in it; 38 MB measured
 # What stays free beside a write: room to open a collection again, and for what SQLite and the
 # lexical index write at the same moment.
 RESERVE_BYTES = 64_000_000
+# Set aside for `reindexer prune`: what frees a full disk has to write to the database first. To
+# open that and prune a generation took 70 kB.
+SPARE_BYTES = 1_000_000
+_SPARE = "spare"
+
+
+def keep_spare(folder: Path) -> None:
+    """Set the room for a prune aside, unless it is, or the disk is full already."""
+    spare = folder / _SPARE
+    with contextlib.suppress(OSError):
+        if spare.exists() or shutil.disk_usage(folder).free < RESERVE_BYTES:
+            return
+        with spare.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+
+
+def give_spare(folder: Path) -> None:
+    """Before a prune: give the room that was set aside back, if the disk is full."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < RESERVE_BYTES:
+            (folder / _SPARE).unlink(missing_ok=True)
 
 
 def check_room(

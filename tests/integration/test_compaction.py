@@ -99,10 +99,17 @@ def test_the_copy_has_every_passage_as_it_was_and_later_changes_are_left_to_repl
         assert stored(after) == stored(before)
 
 
-def test_a_compaction_that_was_killed_is_taken_up_again(directory: WordDirectory) -> None:
+@pytest.mark.parametrize("state", ["building", "ready"])
+def test_a_compaction_that_was_killed_is_taken_up_again(
+    directory: WordDirectory, state: str
+) -> None:
     live = directory.catalog.get(live_with(directory, 3))
-    first, _ = compaction._begun(directory, live)
+    first = directory.catalog.record(live.recipe)  # and it was killed before its build was there
+    if state == "ready":  # and it was killed before the switch
+        for passed in ("catching_up", "verifying", "ready"):
+            directory.catalog.move(first.name, passed)
 
-    again, _ = compaction._begun(directory, live)
+    again, build = compaction._begun(directory, live)
 
-    assert again.name == first.name
+    assert (again.name, build.generation) == (first.name, first.name)
+    assert compaction._begun(directory, live)[1] == build

@@ -10,9 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,55 +19,10 @@ from reindexer.backup import make_backup
 from reindexer.selftest.sandbox import PREFIX
 from search import tables
 from tests import warm_processes
+from tests.verb_process import WAIT_S, run_verb
 from tests.word_directory import WordDirectory
 
 N_DOCUMENTS = 40
-WAIT_S = 90
-
-
-def _verb(data_dir: Path, arguments: list[str], at: str | None, said: Path) -> None:
-    """Runs in a process of its own. at: a kill point, or a method as module:Class.method."""
-    from reindexer import cli, data_directory
-    from search.processes import die_with_parent
-    from training import kill_points
-
-    die_with_parent(os.getppid())
-    for descriptor in (1, 2):
-        file = os.open(said, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.dup2(file, descriptor)
-    data_directory.open_data_directory = _open  # type: ignore[assignment]
-    if at is not None and ":" in at:
-        _end_in(at)
-    elif at is not None:
-        kill_points.listen(partial(_end_at, at))
-    cli.cli.main(["--data-dir", str(data_dir), *arguments])
-
-
-def _open(settings: Any) -> Any:
-    from reindexer.selftest.word_directory import WordDirectory as Words
-
-    return Words(settings)
-
-
-def _end_at(wanted: str, point: str) -> None:
-    if point == wanted:
-        _end()
-
-
-def _end_in(method: str) -> None:
-    import importlib
-
-    module, _, path = method.partition(":")
-    owner_name, _, name = path.partition(".")
-    owner = getattr(importlib.import_module(module), owner_name)
-    before = getattr(owner, name)
-
-    def ended(*args: Any, **options: Any) -> Any:
-        result = before(*args, **options)
-        _end()
-        return result
-
-    setattr(owner, name, ended)
 
 
 def _end() -> None:
@@ -131,7 +84,7 @@ def test_sigterm_gives_leases_back_and_the_same_command_goes_on(
         prepare(data)
         before = data.catalog.pointers(), data.corpus.head()
 
-    code, said = _run(tmp_path, arguments, at)
+    code, said = run_verb(tmp_path, arguments, at=at, happens=_end)
 
     assert code == 143, said
     assert re.search(r"^Error: ended by SIGTERM; what was acknowledged is kept", said, re.M), said
@@ -144,16 +97,9 @@ def test_sigterm_gives_leases_back_and_the_same_command_goes_on(
         if verb == "backup":
             assert not list(Path("place").glob("backups/*"))
 
-    code, said = _run(tmp_path, arguments, None)
+    code, said = run_verb(tmp_path, arguments)
 
     assert code == 0, said
-
-
-def _run(folder: Path, arguments: list[str], at: str | None) -> tuple[int | None, str]:
-    said = folder / f"said-{time.monotonic_ns()}"
-    process = warm_processes.start(_verb, folder / "data", arguments, at, said)
-    process.join(WAIT_S)
-    return process.exitcode, said.read_text()
 
 
 def test_sigterm_takes_the_sandbox_of_a_selftest_away(tmp_path: Path) -> None:
