@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,6 +23,7 @@ from training.outgoing import limited_to
 if TYPE_CHECKING:
     from reindexer.data_directory import DataDirectory
 
+AGAIN_S = 0.02  # a destructor has ended by then
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -46,9 +49,39 @@ def sigterm_ends_in_order() -> Iterator[None]:
         return
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with _lost_signals_come_again():
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _lost_signals_come_again() -> Iterator[None]:
+    """Python drops what is raised within a destructor, and with it the signal whose handler raised
+    there: it is sent once more, a moment later."""
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        error = lost.exc_value
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
+            before(lost)
+            return
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+
+        def raise_again(_number: int, _frame: object) -> None:
+            signal.signal(number, signal.SIG_DFL)
+            raise type(error)(*error.args)
+
+        signal.signal(number, raise_again)
+        timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @dataclass(kw_only=True)

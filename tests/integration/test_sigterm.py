@@ -30,6 +30,15 @@ def _end() -> None:
     time.sleep(0.01)  # Python runs the handler between two of its own instructions
 
 
+def _end_in_a_destructor() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            _end()
+
+    Dying()
+    time.sleep(0.2)  # a long step of the verb
+
+
 def _standby(data: WordDirectory) -> None:
     data.go_live(data.build("word@2"))
 
@@ -54,6 +63,7 @@ def _nothing(_data: WordDirectory) -> None:
     """As it is."""
 
 
+RESTORE = ["restore", "place", "--overwrite", "--yes"]
 CASES: dict[str, tuple[Callable[[WordDirectory], None], list[str], str]] = {
     "ingest": (_nothing, ["ingest", "rows.jsonl"], "corpus.write"),
     "sync": (_with_changes, ["sync"], "upsert.acknowledged"),
@@ -61,11 +71,9 @@ CASES: dict[str, tuple[Callable[[WordDirectory], None], list[str], str]] = {
     "rollback": (_standby, ["rollback"], "cutover.prepared"),
     "prune": (_failed, ["prune", "--yes"], "prune.fenced"),
     "backup": (_nothing, ["backup", "place"], "reindexer.backup_folder:BackupFolder.keep"),
-    "restore": (
-        _backed_up,
-        ["restore", "place", "--overwrite", "--yes"],
-        "reindexer.backup_folder:BackupFolder.fetch",
-    ),
+    "restore": (_backed_up, RESTORE, "reindexer.backup_folder:BackupFolder.fetch"),
+    "restore of vectors": (_backed_up, RESTORE, "collection.named"),
+    "verify": (_next, ["verify", "docs@2"], "search.generations:Catalog.get"),
 }
 
 
@@ -82,7 +90,7 @@ def test_sigterm_gives_leases_back_and_the_same_command_goes_on(
         data.put_many(f"d{number}" for number in range(N_DOCUMENTS))
         data.go_live(data.build("word@1"))
         prepare(data)
-        before = data.catalog.pointers(), data.corpus.head()
+        before = data.catalog.pointers(), data.corpus.head(), data.store.names()
 
     code, said = run_verb(tmp_path, arguments, at=at, happens=_end)
 
@@ -90,7 +98,7 @@ def test_sigterm_gives_leases_back_and_the_same_command_goes_on(
     assert re.search(r"^Error: ended by SIGTERM; what was acknowledged is kept", said, re.M), said
     assert "Traceback" not in said
     with WordDirectory(tmp_path / "data") as data:
-        assert (data.catalog.pointers(), data.corpus.head()) == before
+        assert (data.catalog.pointers(), data.corpus.head(), data.store.names()) == before
         with data.database.read() as connection:
             leases = connection.execute(sa.select(tables.leases)).all()
         assert [lease.name for lease in leases if lease.expires_at] == []
@@ -100,6 +108,18 @@ def test_sigterm_gives_leases_back_and_the_same_command_goes_on(
     code, said = run_verb(tmp_path, arguments)
 
     assert code == 0, said
+
+
+def test_sigterm_is_not_lost_in_a_destructor(tmp_path: Path) -> None:
+    with WordDirectory(tmp_path / "data") as data:
+        data.put("d", "text")
+        data.go_live(data.build("word@1"))
+        _with_changes(data)
+
+    code, said = run_verb(tmp_path, ["sync"], at="upsert.begin", happens=_end_in_a_destructor)
+
+    assert code == 143, said
+    assert said.startswith("Error: ended by SIGTERM"), said
 
 
 def test_sigterm_takes_the_sandbox_of_a_selftest_away(tmp_path: Path) -> None:
