@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import LeaseHeld
 from reindexer.journal import BUILD_LEASE, CUT_OVER_LEASE, SYNC_LEASE
-from search.disk_room import give_spare
+from search.disk_room import bytes_on_disk, give_spare
 from search.errors import StoreLocked
 from search.generations import Generation
 from training.kill_points import reached
@@ -120,7 +120,7 @@ def plan_prune(
             kind="leftover files",
             name=str(path.relative_to(data.path)),
             reason="left by a process that was killed",
-            disk_bytes=_tree_bytes(path),
+            disk_bytes=bytes_on_disk(path),
         )
         for path in _leftovers(data)
     ]
@@ -270,7 +270,7 @@ def _lexical_items(data: DataDirectory, going: set[str]) -> list[PruneItem]:
             kind="lexical index",
             name=path.name,
             reason="no generation uses it",
-            disk_bytes=_tree_bytes(path),
+            disk_bytes=bytes_on_disk(path),
         )
         for path in sorted(folder.iterdir())
         if path.is_dir() and path.name not in used
@@ -306,14 +306,3 @@ def _is_locked(path: Path) -> bool:
 
 def _disk_bytes(data: DataDirectory, collection: str, there: Collection[str]) -> int | None:
     return data.store.disk_bytes(collection) if collection in there else 0
-
-
-def _tree_bytes(path: Path) -> int:
-    return sum(_file_bytes(path))
-
-
-def _file_bytes(path: Path) -> Iterator[int]:
-    for file in path.rglob("*"):
-        with contextlib.suppress(OSError):
-            if file.is_file():
-                yield file.stat().st_size

@@ -56,11 +56,13 @@ def check_room(
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """What the files below a folder take up; holes take nothing."""
+    """What the files below a folder take up; holes take nothing. Files and folders that go away
+    meanwhile, as those of a working engine do, are left out."""
     total = 0
-    for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # the engine is at work
-            total += file.lstat().st_blocks * 512
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(parent, name).lstat().st_blocks * 512
     return total
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from reindexer.selftest.proof import Promise
+from search.disk_room import bytes_on_disk
 from search.edge_process import CHILD
 from search.processes import children_of
 
@@ -49,14 +49,14 @@ def take_sample(pid: int, folder: Path) -> Sample | None:
         taken = [own, *filter(None, map(_taken_up, _collection_processes(pid)))]
         memory, handles, threads = (sum(column) for column in zip(*taken, strict=True))
     collections = folder / "collections"
-    logs = [_disk(log) for log in collections.glob(LOG)]
-    vectors = _disk(collections)
+    logs = [bytes_on_disk(log) for log in collections.glob(LOG)]
+    vectors = bytes_on_disk(collections)
     return Sample(
         at=time.monotonic(),
         memory=memory,
         handles=handles,
         threads=threads,
-        disk=_disk(folder) - vectors,
+        disk=bytes_on_disk(folder) - vectors,
         vectors=vectors - sum(logs),
         log=max(logs, default=0.0),
     )
@@ -84,15 +84,6 @@ def _collection_processes(pid: int) -> list[int]:
             if CHILD.encode() in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
-
-
-def _disk(folder: Path) -> float:
-    total = 0
-    for parent, _, names in os.walk(folder):  # what goes away meanwhile is left out
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += Path(parent, name).lstat().st_blocks * 512
-    return float(total)
 
 
 def flat(samples: Sequence[Sample]) -> list[Promise]:
