@@ -8,7 +8,8 @@ scratch, and `query` of a Qdrant shard with the payload that says which document
 both at the depth of the hybrid search and with the same width of the HNSW walk. The searcher does
 all that a user sees: analysis, fusion, titles, snippets and metadata of the hits from the corpus.
 A second baseline does that by hand: words by `bm25s.tokenize`, both engines, reciprocal ranks in a
-dictionary, and the ten documents by one SELECT, cut to 300 characters.
+dictionary, and the ten documents by one SELECT, cut to 300 characters. At the end the same searcher
+asks as a service does, with the collection in a process of its own and both legs at once.
 
 --keep builds into a folder, or uses what an earlier run has built there.
 """
@@ -16,6 +17,7 @@ dictionary, and the ten documents by one SELECT, cut to 300 characters.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -101,23 +103,24 @@ def _measure(report: Report, folder: Path, n_documents: int, texts: Sequence[str
     lexical = _lexical(folder / "lexical", corpus)
     query_vectors = vectors(len(texts), DIM, seed=8)
     stub = {text: query_vectors[row : row + 1] for row, text in enumerate(texts)}
-    collection = store.open(COLLECTION, RECIPE.fingerprint)
-    searcher = Searcher(
-        generation=GENERATION,
-        recipe=RECIPE,
-        encoder=StubEncoder(stub),
-        collection=collection,
-        lexical=lexical,
-        corpus=corpus,
-    )
     direct = Direct(folder, corpus, dict(zip(texts, query_vectors, strict=True)))
-    try:
-        _compare(report, searcher, direct, texts)
-        _modes(report, searcher, texts)
-    finally:
-        collection.close()
-        direct.close()
-        database.close()
+
+    def searcher(collection: DenseCollection) -> Searcher:
+        return Searcher(
+            generation=GENERATION,
+            recipe=RECIPE,
+            encoder=StubEncoder(stub),
+            collection=collection,
+            lexical=lexical,
+            corpus=corpus,
+        )
+
+    with contextlib.closing(database), contextlib.closing(direct):
+        with contextlib.closing(store.open(COLLECTION, RECIPE.fingerprint)) as collection:
+            _compare(report, searcher(collection), direct, texts)
+            _modes(report, searcher(collection), texts)
+        with contextlib.closing(store.open_apart(COLLECTION, RECIPE.fingerprint)) as collection:
+            _as_a_service(report, searcher(collection), direct, texts)
 
 
 def _compare(report: Report, searcher: Searcher, direct: Direct, texts: Sequence[str]) -> None:
@@ -139,6 +142,14 @@ def _compare(report: Report, searcher: Searcher, direct: Direct, texts: Sequence
     for part in ("lexical", "dense", "fuse", "hydrate"):
         part_ms = [getattr(answer.took_ms, part) for answer in answers]
         report.figure(f"  hybrid: {part}, p50", statistics.median(part_ms), "ms", digits=3)
+
+
+def _as_a_service(report: Report, searcher: Searcher, direct: Direct, texts: Sequence[str]) -> None:
+    ours_ms, direct_ms = queries_by_turns([_hybrid(searcher), direct], texts)
+    p50 = statistics.median(ours_ms)
+    note = f"p99 {percentile(ours_ms, 0.99):.2f} ms"
+    report.figure("hybrid, as a service asks, p50", p50, "ms", note=note)
+    report.figure("hybrid, as a service asks / direct, p50", p50 / statistics.median(direct_ms))
 
 
 def _modes(report: Report, searcher: Searcher, texts: Sequence[str]) -> None:
