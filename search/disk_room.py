@@ -31,8 +31,7 @@ def keep_spare(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if spare.exists() or shutil.disk_usage(folder).free < RESERVE_BYTES:
             return
-        with spare.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+        spare.write_bytes(os.urandom(SPARE_BYTES))  # zeros would take no room on some disks
 
 
 def give_spare(folder: Path) -> None:
