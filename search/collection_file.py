@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.dense import CollectionSpec
 from search.errors import CollectionDamaged, CollectionMissing, StoreError
-from training.whole_file import new_file
+from training.whole_file import new_file, sync_folder
 
 FORMAT = 1
 REBUILD = (
@@ -85,11 +84,3 @@ def read_collection_file(folder: Path) -> CollectionFile:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CollectionDamaged(f"{path} cannot be read ({error}); {REBUILD}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,7 +26,6 @@ from search.collection_file import (
     is_name,
     missing,
     read_collection_file,
-    sync_folder,
     valid_name,
 )
 from search.dense import CollectionSpec, Metric
@@ -46,6 +45,7 @@ from search.payload import (
     field_path,
 )
 from training.kill_points import reached
+from training.whole_file import sync_folder
 
 OWNER_WAIT_S = 5.0  # for another process to close a collection that is created or dropped
 

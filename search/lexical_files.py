@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from search.errors import LexicalDamaged
 from training.kill_points import reached
-from training.whole_file import new_file
+from training.whole_file import new_file, sync_folder
 
 FORMAT = 1
 ALIGNMENT = 64  # bytes
@@ -136,7 +136,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         file.write(b"%08x " % zlib.crc32(body) + body)
     reached("lexical.manifest")
     fresh.replace(folder / "CURRENT")
-    _sync_folder(folder)
+    sync_folder(folder)
     reached("lexical.saved")
     wanted = {"CURRENT", "LOCK"}
     for kept in (manifest, previous):
@@ -161,7 +161,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Only one process at a time writes here; the others wait. A killed one lets go."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     with (folder / "LOCK").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -202,11 +202,3 @@ def _damaged(path: Path, found: str) -> LexicalDamaged:
         f"the lexical file {path} {found}; the index must be rebuilt from the corpus: "
         "run `reindexer sync`"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from typing import Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from training.whole_file import write_whole
 
 DtypeName = Literal["fp32", "bf16", "fp16"]
 Probe = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -143,9 +144,7 @@ class MeasurementCache:
             return
         with contextlib.suppress(OSError):  # a cache must not stop anybody
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            fresh.write_text(json.dumps({**self._all(), self._key: value}, indent=1))
-            fresh.replace(self._path)
+            write_whole(self._path, json.dumps({**self._all(), self._key: value}, indent=1))
 
     def _all(self) -> dict[str, object]:
         try:

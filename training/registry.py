@@ -38,6 +38,7 @@ from training.model_version import (
     read_manifest,
 )
 from training.remote_ref import RemoteAccess, is_remote, parse_ref
+from training.whole_file import sync_folder
 
 __all__ = ["ModelFile", "ModelRegistry", "ModelVersion"]
 
@@ -318,9 +319,9 @@ class ModelRegistry:
                 manifest = json.dumps(version.to_json(), indent=2, ensure_ascii=False)
                 _write(incoming / MANIFEST, manifest.encode())
                 for place in [*sorted(p for p in incoming.rglob("*") if p.is_dir()), incoming]:
-                    _sync_folder(place)
+                    sync_folder(place)
                 incoming.rename(path)
-                _sync_folder(self.root)
+                sync_folder(self.root)
                 reached("model.named")
         for note in version.notes:
             log.warning("%s: %s", version, note)
@@ -490,11 +491,3 @@ def _write(target: Path, content: bytes) -> ModelFile:
 def _finish(handle: int) -> None:
     os.fchmod(handle, 0o444)  # a version never changes
     os.fsync(handle)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -149,7 +149,7 @@ class RemoteFolder:
                 "the same command again"
             )
             if is_disk_full(error):
-                advice = f"M{MAKE_ROOM[1:]}"
+                advice = MAKE_ROOM.capitalize()
             raise TransferFailed(
                 f"{self.url}: could not {what} ({type(error).__name__}: {told}). {advice}"
             ) from error

@@ -52,6 +52,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep what was renamed into it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _remove(fresh: Path) -> None:
     with contextlib.suppress(OSError):
         fresh.unlink()

@@ -252,7 +252,7 @@ def test_what_a_killed_register_left_is_cleaned_by_the_next_one(
 ) -> None:
     killed = (
         "import os, signal, sys; from pathlib import Path; import training.registry as r\n"
-        "r._sync_folder = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "r.sync_folder = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "r.ModelRegistry(Path(sys.argv[1])).register(sys.argv[2])"
     )
     arguments = [sys.executable, "-c", killed, str(registry.root), str(model)]
