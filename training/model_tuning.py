@@ -85,7 +85,9 @@ def tune(
     require("accelerate", "datasets", *(["peft"] if recipe.lora else []))
     done = work / "tuned.json"
     if done.exists():
-        return _read(work)
+        known = _read(work)
+        wait_for_everyone()  # the first goes on to clear this folder
+        return known
     is_static = base.is_static
     cached = can_be_cached(recipe.loss, is_static=is_static)
     plan_file, checkpoints = work / "memory.json", work / "checkpoints"
@@ -132,10 +134,10 @@ def tune(
         on_note(f"out of memory on {place}; going on with {plan.changes[-1]}")
         plan.write(plan_file)
     result = replace(tuned, seconds=clock.seconds, memory_changes=plan.changes)
+    wait_for_everyone()  # each reads the best checkpoint
     if is_main_process():
         _write(result, done)
         shutil.rmtree(checkpoints)
-    wait_for_everyone()
     return result
 
 

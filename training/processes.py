@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=24)  # the first process mines while the others wait
 
@@ -35,3 +38,13 @@ def wait_for_everyone() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def first_says(value: T) -> T:
+    """What the first process holds, in each of them: its clock decides and nobody else's. Needs
+    `meet` before it."""
+    if n_processes() > 1:
+        from accelerate.utils import broadcast_object_list
+
+        value = broadcast_object_list([value])[0]
+    return value

@@ -28,6 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from training.dev_set import DevSet
 from training.kill_points import reached
 from training.precision import DtypeName
+from training.processes import first_says, wait_for_everyone
 from training.step_precision import autocast, torch_dtype
 from training.training_recipe import Schedule, TrainingRecipe
 from training.whole_file import write_whole
@@ -221,7 +222,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         del args
         self._on_step(state.global_step, self._total, self._text())
-        if time.monotonic() - self._saved_at >= SECONDS_PER_CHECKPOINT:
+        if first_says(time.monotonic() - self._saved_at >= SECONDS_PER_CHECKPOINT):
             control.should_save = True
         if state.global_step >= self._total:
             control.should_evaluate = self._patience is not None
@@ -249,6 +250,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         del control
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        wait_for_everyone()  # each writes a part of it
         if state.is_world_process_zero:
             reached("training.checkpoint")
             (folder / COMPLETE).touch()
