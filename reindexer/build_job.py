@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     from reindexer.journal import Build, BuildState
 
 KILLED_BY = "its process was ended by"  # begins the reason of a build that a signal ended
+# What the system sends where memory runs out, and how libraries end that find none.
+OF_SHORT_MEMORY = (signal.SIGKILL, signal.SIGABRT)
 EXIT_PAUSED = 10  # of the child process: stopped at a checkpoint because somebody asked
+
+
+def ended_by(number: int) -> str:
+    """What a signal that ended the process says to people."""
+    name = f"{KILLED_BY} {signal.Signals(number).name}"
+    return f"{name} (memory may be short)" if number in OF_SHORT_MEMORY else name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

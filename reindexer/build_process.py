@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from reindexer import logs
-from reindexer.build_job import EXIT_PAUSED, KILLED_BY, BuildJob, record_stop
+from reindexer.build_job import EXIT_PAUSED, BuildJob, ended_by, record_stop
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import BuildFailed, GateRefused
 from reindexer.journal import Build, BuildState, Lease
@@ -177,10 +177,9 @@ def _outcome(
             f"{build.docs_done:,} of {build.docs_total:,} documents; go on with `reindexer resume`"
         )
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        reason = f"{KILLED_BY} {name}"
+        reason = ended_by(-returncode)
         if is_still:
-            reason += f", because it did nothing for {STILL_S:g} s; memory may be short"
+            reason += f", because it did nothing for {STILL_S:g} s"
         data.journal.update_build(build.build_id, state="failed", reason=reason)
     else:
         reason = build.reason or f"its process ended with exit code {returncode}"

@@ -32,7 +32,7 @@ from reindexer.settings import SettingsInvalid
 from reindexer.terminal import configure_logging
 from search.errors import InvalidKey, LeaseLost, SearchError, StoreLocked
 from search.masking import mask_keys
-from training.errors import MEMORY_IS_SHORT, HostRefused, TrainingError
+from training.errors import MEMORY_IS_SHORT, HostRefused, TrainingError, is_memory_short
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def _report(error: BaseException, invocation: Invocation) -> int:
         case click.ClickException():
             _say_error(error.format_message())
             return error.exit_code
-        case MemoryError():
+        case _ if is_memory_short(error):
             _say_error(
                 f"{MEMORY_IS_SHORT}. What was acknowledged is kept, the same command goes on"
             )
@@ -263,4 +263,7 @@ def main() -> None:
     """Entry point of the command and of `python -m reindexer`."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are for their developers
+    # Engine and tokenizer are Rust, which ends a process that finds no memory. Where a backtrace
+    # is wanted it hangs instead: printing one needs memory, and its lock is held already.
+    os.environ["RUST_BACKTRACE"] = "0"
     cli.main()

@@ -15,7 +15,7 @@ ReindexerError
 
 from __future__ import annotations
 
-from training.errors import MAKE_ROOM, MEMORY_IS_SHORT, is_disk_full
+from training.errors import MAKE_ROOM, MEMORY_IS_SHORT, is_disk_full, is_memory_short
 
 
 class ReindexerError(Exception):
@@ -64,7 +64,7 @@ class JobInvalid(ReindexerError):
 
 def in_words(error: BaseException) -> str:
     """What an error says to people; of the operating system's, without its number."""
-    if isinstance(error, MemoryError):
+    if is_memory_short(error):
         return MEMORY_IS_SHORT
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reindexer.build_job import KILLED_BY
+from reindexer.build_job import KILLED_BY, ended_by
 from reindexer.data_directory import DataDirectory
 from reindexer.job_process import JobProcess
 from reindexer.jobs import Job, JobQueue
@@ -102,7 +101,7 @@ def _retry(child: JobProcess) -> Outcome:
 def _why(child: JobProcess) -> str:
     code = child.exit_code
     if code is not None and code < 0:
-        return f"{KILLED_BY} {signal.Signals(-code).name}"
+        return ended_by(-code)
     return child.last_line() or "its process is gone"
 
 

@@ -113,6 +113,13 @@ class ExtraMissing(TrainingError):
 MEMORY_IS_SHORT = "memory is short: give this process more, or end others"
 
 
+def is_memory_short(error: BaseException) -> bool:
+    """Whether Python found none, for an object or for a thread."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    )
+
+
 MAKE_ROOM = (
     "make room on that disk (`reindexer prune` does on the data directory's) and run the same "
     "command again"

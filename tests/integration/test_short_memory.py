@@ -4,6 +4,7 @@ the same command goes on where there is more."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,18 @@ def test_an_ingest_with_too_little_memory_ends_and_goes_on(tmp_path: Path, more_
     assert whole.returncode == 0, whole.stderr
     report = json.loads(whole.stdout)
     assert report["added"] + report["unchanged"] == report["head_seq"] == N_DOCUMENTS
+
+
+def test_the_engine_ends_its_process_where_it_finds_no_memory_and_prints_no_backtrace() -> None:
+    """Printing one needs memory, and its lock is held already: a build hung so for as long as
+    anybody looked."""
+    tell = "import atexit, os; atexit.register(lambda: print(os.environ['RUST_BACKTRACE']))"
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{tell}; from reindexer.cli import main; main()", "--version"],
+        env={**os.environ, "RUST_BACKTRACE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert finished.stdout.splitlines()[-1] == "0"

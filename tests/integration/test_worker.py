@@ -394,7 +394,7 @@ def test_a_build_says_why_it_waits_and_when_it_is_tried_again(
     build = directory.journal.build_of(name)
     assert build.state == "queued"
     assert build.reason is not None
-    assert "its process was ended by SIGKILL; tried again at" in build.reason
+    assert "its process was ended by SIGKILL (memory may be short); tried again at" in build.reason
     assert "(attempt 3 of 5)" in build.reason
 
 
