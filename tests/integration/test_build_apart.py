@@ -102,7 +102,7 @@ def test_a_build_that_hangs_is_ended_and_says_so(
 
     with (
         directory.journal.lease(BUILD_LEASE) as lease,
-        pytest.raises(BuildFailed, match=r"SIGKILL .*, because it did nothing .*`reindexer resume`"),
+        pytest.raises(BuildFailed, match=r"SIGKILL .*, because it did nothing .* resume`"),
     ):
         run_build(directory, generation, lease, evaluation=None, on_progress=lambda _build: None)
 
