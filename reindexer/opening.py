@@ -12,6 +12,7 @@ from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
 from search.dense import DenseCollection
 from search.errors import SearchError
+from search.file_cache import read_ahead
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.lexical import warm as warm_lexical
@@ -49,13 +50,14 @@ class Opener:
         self._apart = apart
         # Hears how many queries were encoded together.
         self.on_query_batch: Callable[[int], None] = lambda _size: None
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="open-collection")
+        self._aside = ThreadPoolExecutor(2, thread_name_prefix="open")
         self._begun: dict[str, Future[DenseCollection]] = {}
         self._lock = threading.Lock()
         self._lexical: dict[str, LexicalIndex] = {}
         self._analyzers: dict[str, AnalyzerRecipe] = {}
         self._encoders: dict[str, VersionEncoder] = {}
         self.lexical_changes = 0  # applied while opening
+        self._is_corpus_read = False
 
     def begin(self, generation: Generation) -> None:
         """Have its collection opened while this process does something else; `open` is to come."""
@@ -65,6 +67,8 @@ class Opener:
             generation.recipe.fingerprint,
             wait_s=self._wait_s,
         )
+        if self._warm and generation.recipe.lexical.kind == "bm25s":
+            self._aside.submit(warm_lexical)  # while checksums are made, which need no lock
 
     def open(self, name: str) -> OpenGeneration:
         """Load, check that encoder and collection share one vector space, warm up if wanted.
@@ -91,6 +95,9 @@ class Opener:
         except BaseException:
             collection.close()
             raise
+        if self._apart and not self._is_corpus_read and (file := data.database.file) is not None:
+            self._is_corpus_read = True
+            self._aside.submit(read_ahead, [file])  # titles and texts of the hits
         return OpenGeneration(
             generation=generation,
             encoder=encoder,

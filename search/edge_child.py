@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import sys
 import threading
@@ -18,15 +19,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from search.dense import DenseCollection
 from search.dense_edge import EdgeStore
+from search.edge_collection import EdgeCollection
 from search.errors import SearchError, StoreError
 
 
 class _Answers:
     """What is asked of the collection."""
 
-    def __init__(self, collection: DenseCollection) -> None:
+    def __init__(self, collection: EdgeCollection) -> None:
         self._collection = collection
         self._numbers = itertools.count()
         self._pages: dict[int, Iterator[Any]] = {}
@@ -69,7 +70,7 @@ class _Answers:
                 self._pages.pop(arguments[0], None)
                 return None
             case "close":
-                self._collection.close()
+                self._collection.close(ends=True)
                 self.over.set()
                 return None
             case _:
@@ -88,12 +89,16 @@ def main() -> None:
         with contextlib.suppress(OSError):  # it was killed meanwhile
             connections[0].send(("error", type(error).__name__, str(error)))
         return
-    with contextlib.closing(collection), contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
         connections[0].send(("answer", collection.spec))
         answers = _Answers(collection)
         for connection in connections:
             threading.Thread(target=answers.serve, args=(connection,), daemon=True).start()
+        if how == "search":
+            collection.read_ahead()
         answers.over.wait()
+    collection.close(ends=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":

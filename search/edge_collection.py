@@ -28,6 +28,7 @@ from search.disk_room import bytes_on_disk, check_room
 from search.documents import Filter, metadata_json
 from search.edge_errors import engine_errors
 from search.errors import StoreError
+from search.file_cache import read_ahead
 from search.owner_lock import OwnerLock
 from search.payload import (
     ACORN_BELOW,
@@ -254,7 +255,9 @@ class EdgeCollection:
                 self._hnsw_ef = narrowest_width(self._find, self._some_vectors(N_QUERIES))
             CollectionFile(spec=self._spec, hnsw_ef=self._hnsw_ef).write(self._folder)
 
-    def close(self) -> None:
+    def close(self, *, ends: bool = False) -> None:
+        """ends: this process does, right after it. Then the engine keeps its files, which the
+        system's cache would lose with them, and whoever opens them next need not read the disk."""
         with self._writing:
             if self._closed:
                 return
@@ -262,10 +265,11 @@ class EdgeCollection:
             try:
                 with engine_errors(f"cannot close collection {self.name!r}", StoreError):
                     self._shard.flush()
-                    self._shard.close()
+                    if not ends:
+                        self._shard.close()
             except StoreError as error:  # a full disk: the engine's log has what was written
                 log.warning("%s; it is read from the log when it is opened again", error)
-            finally:
+            if not ends:
                 del self._shard  # the engine lets go of its files even where it could not close
                 self._owner.release()
 
@@ -277,6 +281,12 @@ class EdgeCollection:
             with self._engine("write to"):
                 self._shard.flush()
             self._unflushed = 0
+
+    def read_ahead(self) -> None:
+        """Have the system keep in memory what describes a hit; the engine sees to vectors and graph
+        by itself."""
+        segments = self._folder / "shard" / "segments"
+        read_ahead(segments.glob("*/payload_storage/page_*.dat"), lambda: self._closed)
 
     # -- parts ---------------------------------------------------------------------------------
 

@@ -5,12 +5,15 @@ That it does what a collection does is in tests/contract/test_dense.py.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,3 +281,77 @@ def test_it_says_nothing_when_who_asked_for_it_is_gone_before_it_is_open(
     theirs.close()
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     store.open("docs-1", "f", wait_s=0.0).close()
+
+
+def _share_cached(files: list[Path]) -> float:
+    """Of the pages with data of these files, how many the system has in memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    cached = total = 0
+    for file in files:
+        with file.open("r+b") as source:
+            written = os.lseek(source.fileno(), 0, os.SEEK_HOLE)
+            with mmap.mmap(source.fileno(), written) as mapped:
+                at = ctypes.c_char.from_buffer(mapped)
+                pages = (ctypes.c_ubyte * -(-written // mmap.PAGESIZE))()
+                address = ctypes.c_void_p(ctypes.addressof(at))
+                assert libc.mincore(address, ctypes.c_size_t(written), pages) == 0
+                del at
+        cached += sum(page & 1 for page in pages)
+        total += len(pages)
+    return cached / total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the file cache, and reads /proc")
+def test_what_describes_the_hits_is_read_before_the_first_query(
+    store: EdgeStore, tmp_path: Path
+) -> None:
+    """Over a million documents a query read 42 pages from the disk for it."""
+    made = store.create_apart("docs-1", SPEC)
+    made.upsert(points(3_000), vectors(3_000, DIM))
+    made.close()
+    segments = tmp_path / "collections" / "docs-1" / "shard" / "segments"
+    payloads = list(segments.glob("*/payload_storage/page_*.dat"))
+    _forget(payloads)
+
+    opened = store.open_apart("docs-1", "f")
+    deadline = time.monotonic() + WAIT_S
+    while _share_cached(payloads) < 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _share_cached(payloads) == 1
+    opened.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the file cache")
+def test_what_was_read_stays_in_memory_for_the_next_that_opens_it(
+    store: EdgeStore, tmp_path: Path
+) -> None:
+    """The engine's own close takes the files of a finished collection out of it."""
+    n, dim = 2_700, 1_024  # as much as gets a graph, in a file of its own
+    made = store.create_apart(
+        "docs-1", CollectionSpec(generation="docs@1", fingerprint="f", dim=dim)
+    )
+    made.upsert(points(n), vectors(n, dim))
+    made.finish()
+    made.close()
+    graph = list((tmp_path / "collections").glob("docs-1/shard/segments/*/vector_index/links*"))
+    _forget(graph)
+    opened = store.open_apart("docs-1", "f")
+    assert opened.indexed() == 1
+    opened.close()
+
+    assert _share_cached(graph) > 0.5
+    again = store.open("docs-1", "f")
+    assert again.count() == n
+    again.close()
+
+
+def _forget(files: list[Path]) -> None:
+    """Have the system take them out of its cache, which it may not do at once."""
+    deadline = time.monotonic() + WAIT_S
+    while _share_cached(files) > 0.1:
+        assert time.monotonic() < deadline, "they are still in memory"
+        for file in files:
+            with file.open("rb") as source:
+                os.fsync(source.fileno())  # what is not written yet stays
+                os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        time.sleep(0.02)
