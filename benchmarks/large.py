@@ -14,6 +14,7 @@ its first answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -27,11 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
-import httpx
-
 from benchmarks.corpus import documents, fill, queries, static_model
 from benchmarks.report import Report, percentile, read_arguments, seconds
-from benchmarks.service import serving
+from benchmarks.service import Asker, serving
 from reindexer.data_directory import open_data_directory
 from reindexer.journal import Build
 from reindexer.settings import Settings
@@ -40,7 +39,6 @@ from search.processes import children_of, descendants_of
 
 N_WARM, N_QUERIES = 100, 500
 RESTARTS = 3
-ANSWER_S = 120.0
 
 
 def main() -> int:
@@ -139,12 +137,11 @@ def _resident_kib(pid: int) -> int:
 def _search(report: Report, settings: Settings) -> None:
     taken_ms: list[float] = []
     answers: list[dict[str, Any]] = []
-    with serving(settings) as (url, pid), httpx.Client(timeout=ANSWER_S) as client:
+    with serving(settings) as (url, pid), contextlib.closing(Asker(url)) as client:
         for text in queries(N_WARM + N_QUERIES):
             began = time.perf_counter()
-            answer = client.post(f"{url}/search", json={"query": text})
+            answers.append(client.ask(text))
             taken_ms.append(1e3 * (time.perf_counter() - began))
-            answers.append(answer.raise_for_status().json())
         processes = {"the service": pid}
         processes |= {f"the collection's process {child}": child for child in children_of(pid)}
         resident = {what: _resident_kib(of) / 1024**2 for what, of in processes.items()}
@@ -166,9 +163,9 @@ def _restart(report: Report, settings: Settings) -> None:
     for _ in range(RESTARTS):
         began = time.monotonic()
         with serving(settings) as (url, _pid):
-            answer = httpx.post(f"{url}/search", json={"query": "first"}, timeout=ANSWER_S)
+            with contextlib.closing(Asker(url)) as client:
+                client.ask("first")
             taken_s.append(time.monotonic() - began)
-            answer.raise_for_status()
     note = ", ".join(f"{taken:.1f}" for taken in taken_s)
     report.figure("restart to first answer", statistics.median(taken_s), "s", at_most=3, note=note)
 

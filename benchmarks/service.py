@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,6 +21,25 @@ from reindexer.settings import Settings
 
 START_S = 180.0
 POLL_S = 0.01
+ANSWER_S = 120.0
+
+
+class Asker:
+    """One client, on one connection that stays open, with little work of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_S)
+
+    def ask(self, text: str) -> dict[str, Any]:
+        body = json.dumps({"query": text})
+        self._connection.request("POST", "/search", body, {"content-type": "application/json"})
+        response = self._connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        assert response.status == 200, answer
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 @contextmanager

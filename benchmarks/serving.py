@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
@@ -29,7 +26,7 @@ import httpx
 
 from benchmarks.corpus import documents, fill, queries
 from benchmarks.report import Report, percentile, queries_by_turns, read_arguments
-from benchmarks.service import serving
+from benchmarks.service import Asker, serving
 from reindexer.data_directory import open_data_directory
 from reindexer.live import opened_here
 from reindexer.recipes import find_model
@@ -114,24 +111,15 @@ def _taken_ms(answers: Sequence[Answered]) -> list[float]:
 
 def _compare_http(report: Report, url: str, copy: Settings, texts: Sequence[str]) -> None:
     """What HTTP adds for one client: the same queries in a process and over a connection."""
-    connection = HTTPConnection(urlsplit(url).netloc, timeout=30)
-
-    def over_http(text: str) -> None:
-        body = json.dumps({"query": text})
-        connection.request("POST", "/search", body, {"content-type": "application/json"})
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        assert response.status == 200, answer
-
     with open_data_directory(copy) as data:
         live = data.catalog.live()
         assert live is not None
-        with opened_here(data, live.name) as opened, contextlib.closing(connection):
+        with opened_here(data, live.name) as opened, contextlib.closing(Asker(url)) as client:
 
             def in_process(text: str) -> None:
                 opened.searcher.search(SearchRequest(query=text))
 
-            here_ms, served_ms = queries_by_turns([in_process, over_http], list(texts) * ROUNDS)
+            here_ms, served_ms = queries_by_turns([in_process, client.ask], list(texts) * ROUNDS)
     in_process_p50, served_p50 = statistics.median(here_ms), statistics.median(served_ms)
     report.figure("hybrid in process, p50", in_process_p50, "ms", note="baseline")
     report.figure("hybrid over HTTP, one client, p50", served_p50, "ms")
