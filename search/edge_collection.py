@@ -31,7 +31,6 @@ from search.errors import StoreError
 from search.file_cache import read_ahead
 from search.owner_lock import OwnerLock
 from search.payload import (
-    ACORN_BELOW,
     DOC_ID,
     EXACT_UP_TO_KB,
     HIT_FIELDS,
@@ -67,6 +66,13 @@ GIVE_WAY_S = 0.0002
 # then the room of former payloads is not used again. The engine keeps the GIL while it flushes:
 # 2,000 points take 15 to 50 ms, 20,000 up to 140, so it is often and short where searches wait.
 BULK_FLUSH_POINTS, FLUSH_POINTS = 10_000, 2_000
+# A walk that leaves out what does not pass a filter finds nearly as much as one without, where
+# every tenth point passes, and half as wide again it finds as much. Fewer may lie apart: they
+# are compared one by one. Where they are too many for that, the walk looks two links far (ACORN),
+# which takes 25 times as long.
+WALKED_FROM_SHARE, WIDER = 0.1, 1.5
+ACORN_BELOW_SHARE = 0.05  # apart from the above, which the engine estimates in another way
+FEW_KB = 15_000  # of vectors: comparing with all of them takes no longer than a walk
 
 
 class EdgeCollection:
@@ -184,7 +190,7 @@ class EdgeCollection:
             time.sleep(GIVE_WAY_S)
         query = engine.Query.Nearest(np.ascontiguousarray(vector).data)  # type: ignore[arg-type]
         must = [_any_of(field_test(condition, self._indexed)) for condition in where]
-        exact = exact or (bool(must) and self._are_few(must))
+        exact = exact or (bool(must) and self._are_better_compared(must))
         fields = [*HIT_FIELDS, METADATA] if where else HIT_FIELDS
 
         def fetch(limit: int, leave_out: Sequence[str], exact: bool) -> Nearest:
@@ -351,21 +357,23 @@ class EdgeCollection:
         rows = [record.vector for record in records]
         return np.asarray(rows, dtype=np.float32).reshape(len(rows), self._spec.dim)
 
-    def _are_few(self, must: list[engine.ConditionType]) -> bool:
-        """By the engine's estimate, which takes it some 20 µs."""
+    def _are_better_compared(self, must: list[engine.ConditionType]) -> bool:
+        """One by one. By the engine's estimates, which take it some 20 µs each."""
         with self._engine("search"):
             passing = self._shard.count(
                 engine.CountRequest(exact=False, filter=engine.Filter(must=must))
             )
-        return passing * self._spec.dim * 4 <= EXACT_UP_TO_KB * 1024
+            of = self._shard.count(engine.CountRequest(exact=False))
+        passing_kb = passing * self._spec.dim * 4 / 1024
+        return passing_kb <= (FEW_KB if passing >= WALKED_FROM_SHARE * of else EXACT_UP_TO_KB)
 
     def _search_params(
         self, *, exact: bool, filtered: bool, hnsw_ef: int | None
     ) -> engine.SearchParams:
         return engine.SearchParams(
             exact=exact,
-            hnsw_ef=hnsw_ef,
-            acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW)
+            hnsw_ef=int(WIDER * hnsw_ef) if filtered and hnsw_ef is not None else hnsw_ef,
+            acorn=engine.AcornSearchParams(enable=True, max_selectivity=ACORN_BELOW_SHARE)
             if filtered
             else None,
             quantization=engine.QuantizationSearchParams(
