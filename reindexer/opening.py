@@ -12,7 +12,6 @@ from reindexer.data_directory import DataDirectory
 from search.corpus import Corpus
 from search.dense import DenseCollection
 from search.errors import SearchError
-from search.file_cache import read_ahead
 from search.generations import Generation
 from search.lexical import LexicalIndex
 from search.lexical import warm as warm_lexical
@@ -57,7 +56,6 @@ class Opener:
         self._analyzers: dict[str, AnalyzerRecipe] = {}
         self._encoders: dict[str, VersionEncoder] = {}
         self.lexical_changes = 0  # applied while opening
-        self._is_corpus_read = False
 
     def begin(self, generation: Generation) -> None:
         """Have its collection opened while this process does something else; `open` is to come."""
@@ -95,9 +93,6 @@ class Opener:
         except BaseException:
             collection.close()
             raise
-        if self._apart and not self._is_corpus_read and (file := data.database.file) is not None:
-            self._is_corpus_read = True
-            self._aside.submit(read_ahead, [file])  # titles and texts of the hits
         return OpenGeneration(
             generation=generation,
             encoder=encoder,

@@ -47,12 +47,6 @@ class Database:
     def is_sqlite(self) -> bool:
         return self._is_sqlite
 
-    @property
-    def file(self) -> Path | None:
-        """Of SQLite; None for a server."""
-        name = self.engine.url.database if self._is_sqlite else None
-        return Path(name) if name else None
-
     @contextlib.contextmanager
     def read(self, *, slow: bool = False) -> Iterator[sa.Connection]:
         """A consistent snapshot to read from. Keep it short, or say that it is slow: no time-out

@@ -12,7 +12,11 @@ SHARE = 0.25  # of the memory that nobody uses, for one call
 
 def read_ahead(files: Iterable[Path], is_over: Callable[[], bool] = lambda: False) -> None:
     """Read them to their ends, where there is room for all of them: what is asked for at random is
-    otherwise read from the disk page by page, 0.1 ms each. is_over: stop."""
+    otherwise read from the disk page by page, 0.1 ms each. is_over: stop.
+
+    Never for the file of a SQLite database that this process has open: closing it here would give
+    up the locks that SQLite holds on it (fcntl's belong to the process), and others destroy it.
+    """
     buffer = bytearray(READ_BYTES)
     with contextlib.suppress(OSError):  # nothing depends on it
         there = list(files)
