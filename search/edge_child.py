@@ -47,6 +47,8 @@ class _Answers:
                     )
                 else:
                     connection.send(("answer", answer))
+                if method == "close":
+                    return
         except (EOFError, OSError):
             pass
         finally:  # whatever it was, nobody is to wait for an answer
@@ -70,9 +72,7 @@ class _Answers:
                 self._pages.pop(arguments[0], None)
                 return None
             case "close":
-                self._collection.close(ends=True)
-                self.over.set()
-                return None
+                return self._collection.close(ends=True)
             case _:
                 return getattr(self._collection, method)(*arguments)
 
