@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from tests import warm_processes
 from tests.acceptance.conftest import text_of, write_jsonl
 
 N_DOCUMENTS = 400
-WINDOW = 32
+WINDOW = 16
+# A build that is to be killed encodes this many batches and stands still, so that it cannot
+# end before: with four kills a generation there are batches left for each.
+BATCHES_BEFORE_A_KILL = 5
+LONGER_THAN_A_KILL_S = 60.0
 KILLS = {"ingest": 10, "build": 8, "cut_over": 6, "sync": 8}
 SEED = 4
 
@@ -36,14 +41,19 @@ def _ingest(data_dir: Path, source: Path) -> None:
         ingest(data.corpus, open_source(str(source), name="default"), batch=50)
 
 
-def _build(data_dir: Path, generation: str, token: int) -> None:
+def _build(data_dir: Path, generation: str, token: int, batches: int | None = None) -> None:
+    """batches: stand still before the next one, and wait to be killed."""
     from reindexer.build import run_job
     from training.static_encoder import StaticEncoder
     from training.tokenizer import TokenizedTexts
 
     encode = StaticEncoder.encode_tokenized
 
+    left = itertools.count() if batches is None else iter(range(batches))
+
     def counted(encoder: StaticEncoder, tokenized: TokenizedTexts, **options: Any) -> Any:
+        if next(left, None) is None:
+            time.sleep(LONGER_THAN_A_KILL_S)
         with _encoded_log(data_dir, generation).open("a") as log:
             log.write(f"{len(tokenized)}\n")
         return encode(encoder, tokenized, **options)
@@ -171,8 +181,9 @@ def _build_with_kills(data: DataDirectory, killer: Killer, target: str, kills: i
                 data.path,
                 target,
                 lease.token,
+                BATCHES_BEFORE_A_KILL,
                 longest_s=0.05,
-                once=lambda: _lines(log) >= seen + 3,  # noqa: B023 - called before the next round
+                once=lambda: _lines(log) > seen,  # noqa: B023 - called before the next round
             )
         killer.run(_build, data.path, target, lease.token)
     assert data.catalog.get(target).state == "ready"
