@@ -28,6 +28,7 @@ from search.api_limits import ApiLimits
 from search.app import create_app
 from search.drain import Drain
 from search.errors import LeaseLost, SearchError, StoreError, WrongState
+from search.file_cache import read_ahead_apart
 from search.lexical import warm as warm_lexical
 from search.operations import Operations
 from search.processes import process_name
@@ -198,6 +199,11 @@ class ReindexerService:
             if self._data.catalog.live() is None and settings.lexical_kind == "bm25s":
                 # The first switch should not wait for what is compiled once on a machine.
                 threads.append(threading.Thread(target=warm_lexical, name="warm", daemon=True))
+            if (file := self._data.database.file) is not None:  # titles and texts of the hits
+                ahead = ([file], self._stop)
+                threads.append(
+                    threading.Thread(target=read_ahead_apart, args=ahead, name="read", daemon=True)
+                )
             self.manager.wait_until_live(OPEN_S)
             for thread in threads:
                 thread.start()

@@ -47,6 +47,12 @@ class Database:
     def is_sqlite(self) -> bool:
         return self._is_sqlite
 
+    @property
+    def file(self) -> Path | None:
+        """Of SQLite."""
+        name = sa.engine.make_url(self.url).database
+        return Path(name) if self._is_sqlite and name else None
+
     @contextlib.contextmanager
     def read(self, *, slow: bool = False) -> Iterator[sa.Connection]:
         """A consistent snapshot to read from. Keep it short, or say that it is slow: no time-out

@@ -5,8 +5,6 @@ That it does what a collection does is in tests/contract/test_dense.py.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import signal
 import socket
@@ -29,6 +27,7 @@ from search.edge_process import CHANNELS, EdgeProcessCollection
 from search.errors import InvalidQuery, StoreError, StoreLocked, StoreUnavailable
 from search.generations import Generation
 from search.processes import run_module
+from tests.cached_files import forget, share_cached
 from tests.plain_points import points, vectors
 from tests.word_directory import WordDirectory
 from training.errors import ModelNotFound
@@ -283,24 +282,6 @@ def test_it_says_nothing_when_who_asked_for_it_is_gone_before_it_is_open(
     store.open("docs-1", "f", wait_s=0.0).close()
 
 
-def _share_cached(files: list[Path]) -> float:
-    """Of the pages with data of these files, how many the system has in memory."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    cached = total = 0
-    for file in files:
-        with file.open("r+b") as source:
-            written = os.lseek(source.fileno(), 0, os.SEEK_HOLE)
-            with mmap.mmap(source.fileno(), written) as mapped:
-                at = ctypes.c_char.from_buffer(mapped)
-                pages = (ctypes.c_ubyte * -(-written // mmap.PAGESIZE))()
-                address = ctypes.c_void_p(ctypes.addressof(at))
-                assert libc.mincore(address, ctypes.c_size_t(written), pages) == 0
-                del at
-        cached += sum(page & 1 for page in pages)
-        total += len(pages)
-    return cached / total
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the file cache, and reads /proc")
 def test_what_describes_the_hits_is_read_before_the_first_query(
     store: EdgeStore, tmp_path: Path
@@ -311,13 +292,13 @@ def test_what_describes_the_hits_is_read_before_the_first_query(
     made.close()
     segments = tmp_path / "collections" / "docs-1" / "shard" / "segments"
     payloads = list(segments.glob("*/payload_storage/page_*.dat"))
-    _forget(payloads)
+    forget(payloads)
 
     opened = store.open_apart("docs-1", "f")
     deadline = time.monotonic() + WAIT_S
-    while _share_cached(payloads) < 1 and time.monotonic() < deadline:
+    while share_cached(payloads) < 1 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert _share_cached(payloads) == 1
+    assert share_cached(payloads) == 1
     opened.close()
 
 
@@ -334,24 +315,12 @@ def test_what_was_read_stays_in_memory_for_the_next_that_opens_it(
     made.finish()
     made.close()
     graph = list((tmp_path / "collections").glob("docs-1/shard/segments/*/vector_index/links*"))
-    _forget(graph)
+    forget(graph)
     opened = store.open_apart("docs-1", "f")
     assert opened.indexed() == 1
     opened.close()
 
-    assert _share_cached(graph) > 0.5
+    assert share_cached(graph) > 0.5
     again = store.open("docs-1", "f")
     assert again.count() == n
     again.close()
-
-
-def _forget(files: list[Path]) -> None:
-    """Have the system take them out of its cache, which it may not do at once."""
-    deadline = time.monotonic() + WAIT_S
-    while _share_cached(files) > 0.1:
-        assert time.monotonic() < deadline, "they are still in memory"
-        for file in files:
-            with file.open("rb") as source:
-                os.fsync(source.fileno())  # what is not written yet stays
-                os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        time.sleep(0.02)
