@@ -35,6 +35,7 @@ from reindexer.settings import Settings
 from reindexer.stages import StageClock
 from search.dense import FloatMatrix
 from search.documents import Document
+from search.generations import Generation
 from search.recipe import Recipe, SplitterRecipe
 from training.tokenizer import TokenizedTexts
 
@@ -64,8 +65,8 @@ class SleepingEncoder:
 
 
 class SleepingDirectory(DataDirectory):
-    def load_encoder(self, model: str) -> Any:
-        del model
+    def encoder(self, generation: Generation) -> Any:
+        del generation
         return SleepingEncoder()
 
 
@@ -143,9 +144,11 @@ def _build(data: DataDirectory, n_actors: int, where: str) -> float:
     build = data.journal.record_build(generation.name, start_head=head, docs_total=head)
     chunks = ChunkLog(data.database)
     chunks.cut(build.build_id, 0, head, CHUNK_DOCS)
+    ended = 0.0
     with data.journal.lease(BUILD_LEASE) as lease:
 
         def checkpoint(progress: ReplayProgress, chunk: Chunk) -> None:
+            nonlocal ended
             chunks.finish(
                 chunk,
                 generation.name,
@@ -153,6 +156,7 @@ def _build(data: DataDirectory, n_actors: int, where: str) -> float:
                 token=lease.token,
                 docs_done=progress.documents,
             )
+            ended = time.perf_counter()
 
         order = ActorOrder(
             settings=replace(data.settings, data_dir=data.path.absolute()),
@@ -175,10 +179,9 @@ def _build(data: DataDirectory, n_actors: int, where: str) -> float:
             lost=lambda: None,
             check=lease.check,
         ).run(chunks.left(build.build_id, 0, head), fresh=True)
-        seconds = time.perf_counter() - pool.began
         assert collection.count() == head
         collection.close()
-    return seconds
+    return ended - pool.began
 
 
 def _pool(order: ActorOrder, n_actors: int, where: str) -> ActorPool:
