@@ -43,13 +43,14 @@ class Asker:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[tuple[str, int]]:
-    """Address and pid of a service that is ready, for as long as the block lasts."""
+def serving(settings: Settings, **variables: str) -> Iterator[tuple[str, int]]:
+    """Address and pid of a service that is ready, for as long as the block lasts. variables: of its
+    environment."""
     command = [sys.executable, "-m", "reindexer", "--data-dir", str(settings.data_dir)]
     process = subprocess.Popen(
         [*command, "--quiet", "serve", "--port", "0"],
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "REINDEXER_LOG_LEVEL": "warning"},
+        env={**os.environ, "REINDEXER_LOG_LEVEL": "warning", **variables},
     )
     try:
         deadline = time.monotonic() + START_S
