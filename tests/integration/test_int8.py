@@ -64,7 +64,7 @@ def test_the_integers_are_kept_for_the_next_start(
         again = Encoder(version, dtype="int8", cache_dir=cache).encode_documents(TEXTS)
     np.testing.assert_array_equal(first, again)
 
-    (kept,) = cache.glob(f"int8-{version.fingerprint[:16]}-*")
+    (kept,) = cache.glob(f"int8-2-{version.fingerprint[:16]}-*")
     whole = kept.read_bytes()
     one_off = bytes([*whole[:-100], whole[-100] ^ 1, *whole[-99:]])
     for damaged in (whole[:1_000], one_off):
