@@ -30,9 +30,9 @@ docs:
     {{python}} -m tests.unit.test_api_docs
     {{python}} -m tests.unit.test_deploy
 
-# Run the benchmarks; each prints a ratio against a baseline of the same run.
-bench:
-    for script in benchmarks/*.py; do {{python}} "$script" || exit 1; done
+# Run one of benchmarks/, as in `just bench search --queries 600`; its first lines say what it takes.
+bench name *args:
+    {{python}} -m benchmarks.{{name}} {{args}}
 
 # Look for known vulnerabilities (asks the network), and write the bill of materials to sbom.json.
 audit:
