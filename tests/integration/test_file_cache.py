@@ -27,7 +27,7 @@ def test_another_process_reads_a_file_to_its_end(tmp_path: Path) -> None:
     forget([file])
 
     read_ahead_apart([file], threading.Event())
-    assert share_cached([file]) == 1
+    assert share_cached([file]) > 0.9  # the system may have taken some of it out again
 
 
 def test_a_database_keeps_its_locks_while_it_is_read(tmp_path: Path) -> None:

@@ -378,11 +378,10 @@ def test_progress_is_told_after_each_batch(corpus: Corpus, write: Write) -> None
     assert all(p.share_read is None or 0 <= p.share_read <= 1 for p in seen)
 
 
-def test_a_killed_ingest_goes_on_where_it_was(tmp_path: Path, write: Write) -> None:
+def test_a_killed_ingest_goes_on_where_it_was(tmp_path: Path, corpus: Corpus, write: Write) -> None:
     n_docs = 20_000
     path = write(*(row(f"d{i}", f"text {i}") for i in range(n_docs)))
-    url = sqlite_url(tmp_path / "killed.db")
-    corpus = Corpus(open_database(url))
+    url = sqlite_url(tmp_path / "reindexer.db")
     script = (
         "import sys\n"
         "from reindexer.ingest import ingest\n"

@@ -97,22 +97,23 @@ def test_a_model_that_does_not_stand_the_rounding_is_refused(
 def test_integers_are_a_space_of_their_own_and_a_generation_keeps_its_numbers(
     tmp_path: Path, cache: Path
 ) -> None:
-    in_floats, in_integers = (
+    floats, integers = (
         DataDirectory(Settings(data_dir=tmp_path / "data", dtype=dtype))
         for dtype in ("auto", "int8")
     )
     (tmp_path / "data" / "cache").symlink_to(cache)
-    in_floats.corpus.put([Document.of(doc_id="d", text="cold water")])
-    version = in_floats.registry.register(make_tiny_model(tmp_path / "model"))
-    exact, rounded = (recipe_for(data, version) for data in (in_floats, in_integers))
-    assert not same_recipe(exact, rounded)
-    generations = [in_floats.catalog.record(recipe) for recipe in (exact, rounded)]
-    for data in (in_floats, in_integers):
-        for generation, numbers in zip(generations, ("fp32", "int8"), strict=True):
-            encoder = data.encoder(generation)
-            assert encoder.dtype == numbers
-            assert encoder.fingerprint == generation.recipe.fingerprint
-    found = [generation_json(in_floats, generation.name)["dtype"] for generation in generations]
+    with floats as in_floats, integers as in_integers:
+        in_floats.corpus.put([Document.of(doc_id="d", text="cold water")])
+        version = in_floats.registry.register(make_tiny_model(tmp_path / "model"))
+        exact, rounded = (recipe_for(data, version) for data in (in_floats, in_integers))
+        assert not same_recipe(exact, rounded)
+        generations = [in_floats.catalog.record(recipe) for recipe in (exact, rounded)]
+        for data in (in_floats, in_integers):
+            for generation, numbers in zip(generations, ("fp32", "int8"), strict=True):
+                encoder = data.encoder(generation)
+                assert encoder.dtype == numbers
+                assert encoder.fingerprint == generation.recipe.fingerprint
+        found = [generation_json(in_floats, generation.name)["dtype"] for generation in generations]
     assert found == ["float", "int8"]
 
 
