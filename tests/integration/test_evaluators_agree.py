@@ -71,6 +71,9 @@ def test_the_evaluator_of_sentence_transformers_agrees(
         assert means[ours] == pytest.approx(theirs[name], abs=1e-6), ours
 
 
+@pytest.mark.filterwarnings(  # of what it uses, from Python 3.12 on
+    "ignore:.*deprecated and will be removed in Python 3.14:DeprecationWarning"
+)
 def test_ir_measures_agrees() -> None:
     ir_measures = pytest.importorskip("ir_measures")
     rng = np.random.default_rng(8)
