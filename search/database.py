@@ -49,9 +49,9 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """Of SQLite."""
-        name = sa.engine.make_url(self.url).database
-        return Path(name) if self._is_sqlite and name else None
+        """Of SQLite; None for a server."""
+        name = self.engine.url.database if self._is_sqlite else None
+        return Path(name) if name else None
 
     @contextlib.contextmanager
     def read(self, *, slow: bool = False) -> Iterator[sa.Connection]:

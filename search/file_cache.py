@@ -42,9 +42,14 @@ def read_ahead(files: Iterable[Path], is_over: Callable[[], bool] = lambda: Fals
 
 
 def read_ahead_apart(files: Iterable[Path], stop: threading.Event) -> None:
-    """`read_ahead` in another process, until it is done or told to stop."""
+    """`read_ahead` in another process, until it is done or told to stop. It says nothing, also when
+    Ctrl-C ends it."""
     with contextlib.suppress(OSError):  # no process can be started
-        process = subprocess.Popen(run_module(MODULE, *map(str, files)), stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            run_module(MODULE, *map(str, files)),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None:
             if stop.wait(LOOK_S):
                 process.kill()

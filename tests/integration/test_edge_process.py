@@ -296,9 +296,9 @@ def test_what_describes_the_hits_is_read_before_the_first_query(
 
     opened = store.open_apart("docs-1", "f")
     deadline = time.monotonic() + WAIT_S
-    while share_cached(payloads) <= 0.9 and time.monotonic() < deadline:
+    while share_cached(payloads) < 1 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert share_cached(payloads) > 0.9  # the system may have taken some of them out again
+    assert share_cached(payloads) == 1
     opened.close()
 
 

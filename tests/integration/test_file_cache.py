@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from search.file_cache import read_ahead_apart
+from search.processes import children_of
 from tests import running_service
 from tests.cached_files import forget, share_cached
 from tests.word_directory import WordDirectory
@@ -56,6 +58,23 @@ def test_reading_ends_when_it_is_told_to(tmp_path: Path) -> None:
     stop.set()
     reading.join(WAIT_S)
     assert not reading.is_alive()
+
+
+def test_ctrl_c_while_it_reads_shows_nobody_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    never_ends = tmp_path / "corpus.db"
+    os.mkfifo(never_ends)
+    before = set(children_of(os.getpid()))
+    reading = threading.Thread(target=read_ahead_apart, args=([never_ends], threading.Event()))
+    reading.start()
+    reading.join(0.5)
+    (reader,) = set(children_of(os.getpid())) - before
+    os.kill(reader, signal.SIGINT)  # as the terminal does to everybody in the foreground
+    reading.join(WAIT_S)
+
+    assert not reading.is_alive()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_service_reads_its_corpus_ahead(
