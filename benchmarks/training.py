@@ -1,10 +1,12 @@
 """What fine-tuning is worth on a judged domain: nDCG@10 against the base, over several seeds.
 
     python benchmarks/training.py DIR [--seeds 0 1 2] [--negatives both] [--matryoshka 384,256,128]
+        [--max-tokens 128] [--dtype int8]
 
 DIR is a BEIR folder with a train and a test split. The pairs come from its train judgments; the
 model is trained with the default recipe, or with what is named here, and measured on its test
-queries beside the base; then BM25 joins the dense ranking by plain RRF.
+queries beside the base; then BM25 joins the dense ranking by plain RRF. --dtype is what both are
+measured in, as the setting encoder.dtype; training chooses its own.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # search.py beside this is no package
 
@@ -29,6 +32,7 @@ from search.recipe import AnalyzerRecipe
 from training.finetune import fine_tune
 from training.judgments import read_documents, read_judgments
 from training.metrics import PRIMARY_METRIC, Qrels, score
+from training.model_version import EncoderDtype
 from training.outcome import TrainingOutcome, TrainingTask
 from training.pair_build import build_pairs
 from training.pair_sources import open_pairs
@@ -46,6 +50,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--negatives", choices=NEGATIVE_SOURCES, default="none")
     parser.add_argument("--matryoshka", help="dimensions, such as 384,256,128,64")
+    parser.add_argument("--max-tokens", type=int, help="of one text while training")
+    parser.add_argument("--dtype", choices=("auto", *get_args(EncoderDtype)), default="auto")
     parser.add_argument("--at-least", type=float, default=0.700, help="of the tuned nDCG@10")
     parser.add_argument("--hybrid-at-least", type=float, default=0.745)
     arguments = read_arguments(parser)
@@ -63,7 +69,12 @@ def main() -> int:
         write_pairs(pairs_file, pairs)
         base = data.registry.register(arguments.base)
         for seed in arguments.seeds:
-            recipe = TrainingRecipe(seed=seed, negatives=arguments.negatives, matryoshka=dims)
+            recipe = TrainingRecipe(
+                seed=seed,
+                negatives=arguments.negatives,
+                matryoshka=dims,
+                max_tokens=arguments.max_tokens,
+            )
             task = TrainingTask(
                 recipe=recipe,
                 pairs_file=pairs_file,
@@ -72,7 +83,7 @@ def main() -> int:
                 evaluation=arguments.folder,
             )
             began = time.perf_counter()
-            outcome = _train(data, task)
+            outcome = _train(data, task, arguments.dtype)
             _report(report, outcome, seed, time.perf_counter() - began, arguments.at_least)
             _report_hybrid(report, outcome, lexical, qrels, arguments.hybrid_at_least)
             tuned.append(outcome.metrics["tuned"][PRIMARY_METRIC])
@@ -86,11 +97,14 @@ def main() -> int:
     return report.exit_code()
 
 
-def _train(data: DataDirectory, task: TrainingTask) -> TrainingOutcome:
+def _train(
+    data: DataDirectory, task: TrainingTask, dtype: Literal["auto"] | EncoderDtype
+) -> TrainingOutcome:
     outcome = fine_tune(
         task,
         registry=data.registry,
         work=data.path / "training",
+        encoder_dtype=dtype,
         cache_dir=data.path / "cache",
         on_note=lambda text: print(f"  note: {text}", flush=True),
     )

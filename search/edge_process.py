@@ -20,16 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from search import errors
 from search.dense import CollectionSpec, DenseHit, FloatMatrix, FloatVector, Layout, Point
-from search.documents import Filter, Value
+from search.documents import Filter
 from search.errors import StoreError, StoreUnavailable
 from search.processes import STILL_S, Stillness, run_module
 
@@ -46,14 +44,6 @@ CLOSE_WAIT_S = 60.0  # the engine's log has what was not flushed by then
 RESTART_S = 2.0  # after one that could not be started
 
 Hits = Callable[[], list[DenseHit]]
-
-
-def _read_only(metadata: dict[str, Value]) -> Mapping[str, Value]:
-    return MappingProxyType(metadata)
-
-
-# Metadata that cannot be changed cannot be pickled as it is either. Both ends import this.
-ForkingPickler.register(MappingProxyType, lambda found: (_read_only, (dict(found),)))
 
 
 class EdgeProcessCollection:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ ACORN_BELOW = 0.6  # share of the points that pass the filter; below it the walk
 EXACT_UP_TO_KB = 75_000  # vectors that pass a filter: comparing with all takes 15 ms, that walk 25
 OVERSAMPLING = 2.0  # int8 candidates compared again with the float32 vectors, per hit
 
-_NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 _RESERVED = re.compile(r'[%"\\]')  # a quoted key of a JSON path can hold neither " nor \
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")  # needs no quotes in a JSON path
 _ESCAPED = re.compile(r"%(22|25|5C)")
@@ -126,16 +124,12 @@ def _foreign(error: KeyError) -> CollectionDamaged:
 
 def metadata_of(payload: Payload) -> Mapping[str, Value]:
     """Canonical metadata again: sorted names, lists as tuples."""
-    stored = (payload or {}).get(METADATA)
-    if not stored:
-        return _NO_METADATA
+    stored = (payload or {}).get(METADATA) or {}
     fields = {_ESCAPED.sub(_unescape, name): value for name, value in stored.items()}
-    return MappingProxyType(
-        {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in sorted(fields.items())
-        }
-    )
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in sorted(fields.items())
+    }
 
 
 def field_path(field: str) -> str:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MIN_SPEED_UP = 1.1  # of the lower precision, to be worth it
 MIN_COSINE = 0.995  # between the rows of both precisions, of every probe text
 RUNS = 3  # of which the fastest counts
+PRODUCTS = 10  # of matrices, of which the fastest counts; 10 ms each where they are emulated
+EMULATED = 4  # times as long as in fp32; 20 to 40 were measured
 PROBE_REPEATS = {"cpu": 1, "cuda": 64, "mps": 16}  # 300 tokens each; enough to fill the device
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,7 +74,7 @@ def choose_dtype(
         _convert(model, lower)
         model.to(device)
         return lower
-    chosen = _measure(model, lower, device, probe)
+    chosen = "fp32" if are_emulated(lower, device) else _measure(model, lower, device, probe)
     cache.write(chosen)
     return chosen
 
@@ -82,6 +84,25 @@ def lower_dtype(device: torch.device) -> DtypeName:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16"
     return "bf16"
+
+
+def are_emulated(dtype: DtypeName, device: torch.device) -> bool:
+    """Whether a CPU multiplies such numbers in many times the time of fp32 ones: then it has no
+    instructions for them, and half a minute of trying a model in them can be spared."""
+    if device.type != "cpu":
+        return False
+    return _product_s(_DTYPES[dtype]) >= EMULATED * _product_s(torch.float32)
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Seconds of one product of matrices."""
+    rows, weights = torch.ones(64, 384, dtype=dtype), torch.ones(384, 384, dtype=dtype)
+    best_s = float("inf")
+    for _ in range(PRODUCTS):
+        began = time.perf_counter()
+        torch.mm(rows, weights)
+        best_s = min(best_s, time.perf_counter() - began)
+    return best_s
 
 
 def _convert(model: torch.nn.Module, dtype: DtypeName) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from training.precision import MIN_SPEED_UP, DtypeCache, DtypeName, lower_dtype
+from training.precision import MIN_SPEED_UP, DtypeCache, DtypeName, are_emulated, lower_dtype
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ def choose_step_dtype(
     if (chosen := cache.read()) is not None:
         return chosen
     lower = lower_dtype(device)
+    if are_emulated(lower, device):
+        cache.write("fp32")
+        return "fp32"
     was_training = model.training
     model.eval()  # without dropout both formats compute the same
     try:
