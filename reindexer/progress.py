@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from reindexer.terminal import duration
+from reindexer.terminal import duration, pace
 
 if TYPE_CHECKING:
     import rich.progress
@@ -81,7 +81,7 @@ class Progress:
             elif self.done:
                 parts.append(str(self.done))
             if self.rate:
-                parts.append(f"{self.rate:.1f}/s")
+                parts.append(pace(self.rate, f"{self.rate:.1f}"))
             parts.append(f"elapsed {duration(time.monotonic() - self._began)}")
             if (eta_s := self.eta_s()) is not None:
                 parts.append(f"eta {duration(eta_s)}")
@@ -163,7 +163,7 @@ class _Bar:
         elif progress.done:
             figures.append(f"{progress.done:,}")
         if progress.rate:
-            figures.append(f"{progress.rate:,.0f}/s")
+            figures.append(pace(progress.rate))
         if (eta_s := progress.eta_s()) is not None:
             figures.append(f"{duration(eta_s)} left")
         if progress.state:

@@ -74,6 +74,14 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
 
 
+def pace(per_second: float, text: str = "") -> str:
+    """`812/s`, `5.3/s`, and `24.1 s each` where that says more. text: of the rate, if not as
+    `rate` writes it."""
+    if per_second < 0.1:
+        return f"{duration(1 / per_second)} each"
+    return f"{text or rate(per_second)}/s"
+
+
 def duration(seconds: float) -> str:
     """`40 ms`, `3.2 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 1:

@@ -8,7 +8,7 @@ import pytest
 
 from reindexer import progress as module
 from reindexer.progress import Progress
-from reindexer.terminal import count, duration, size, table
+from reindexer.terminal import count, duration, pace, size, table
 
 
 def test_a_line_says_how_far_how_fast_and_how_long() -> None:
@@ -17,6 +17,18 @@ def test_a_line_says_how_far_how_fast_and_how_long() -> None:
     line = progress.line()
     assert line.startswith("build docs@2: 12288/57638 21.3%; 812.0/s; elapsed ")
     assert line.endswith("; eta 55.8 s; encoding")
+
+
+def test_what_takes_long_says_how_long_instead_of_no_rate_at_all() -> None:
+    progress = Progress("train")
+    progress.update(9, total=15, rate=0.0415)
+    assert progress.line().startswith("train: 9/15 60.0%; 24.1 s each; elapsed ")
+    assert [pace(rate) for rate in (1_234.5, 5.26, 0.4, 0.005)] == [
+        "1,234/s",
+        "5.3/s",
+        "0.4/s",
+        "3 min 20 s each",
+    ]
 
 
 def test_without_a_total_the_time_runs() -> None:
