@@ -239,6 +239,7 @@ class BuildRun:
             with self._data.journal.lease(SYNC_LEASE):
                 opener = Opener(self._data, writable=True)
                 opener.lexical(generation.recipe.analyzer)
+                opener.sync_lexicals()  # compacts, too, so that a service need not while it answers
                 opener.save_lexicals()
                 opener.close()
         except LeaseHeld:

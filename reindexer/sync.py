@@ -113,6 +113,7 @@ def sync_once(
                 log.warning("%s is not in step with the corpus: %s", name, error)
                 failure = failure or error
         if keep_open is None:
+            opener.sync_lexicals(head)  # compacts, too
             opener.save_lexicals()
     finally:
         if keep_open is None:

@@ -32,7 +32,7 @@ def fill(directory: WordDirectory) -> WordDirectory:
     return directory
 
 
-def sync(directory: WordDirectory) -> int:
+def sync(directory: DataDirectory) -> int:
     """Replay to the head; how many passages were encoded."""
     with directory.journal.lease(SYNC_LEASE) as lease:
         return sync_once(directory, lease).encoded
