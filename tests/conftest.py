@@ -83,8 +83,8 @@ def _turn(path: Path) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """For `-n auto`: one more than there are cores, because much of the time is spent waiting."""
+    """For `-n auto`: two more than there are cores, because much of the time is spent waiting."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     affinity = getattr(os, "sched_getaffinity", None)
-    return 1 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return 2 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
