@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import textwrap
 import threading
@@ -221,6 +222,7 @@ def _service(data: DataDirectory) -> Iterator[ServiceAddress]:
     process = subprocess.Popen(
         run_module("reindexer", "--data-dir", str(data.path), "--quiet", "serve", "--port", "0"),
         stdout=subprocess.DEVNULL,
+        env={"REINDEXER_LOG_LEVEL": "warning", **os.environ},  # the story is told here
     )
     try:
         deadline = time.monotonic() + SERVICE_START_S
