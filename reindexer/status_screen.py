@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reindexer.terminal import count, duration, rate, table
+from reindexer.terminal import count, duration, pace, rate, table
 
 Status = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def line(found: Status) -> str:
     eta = duration(build["eta_s"]) if build["eta_s"] is not None else "n/a"
     parts = [
         f"build {build['generation']}: {build['docs_done']}/{build['docs_total']} {share:.1f}%",
-        f"{build['docs_per_s']:.1f}/s",
+        pace(build["docs_per_s"], f"{build['docs_per_s']:.1f}"),
         f"eta {eta}",
         f"{build['state']} ({build['step']})",
     ]
@@ -119,7 +119,7 @@ def _builds(builds: list[dict[str, Any]]) -> str:
                 state_text(build),
                 f"{build['docs_done']:,}/{build['docs_total']:,}",
                 f"{share:.0f} %",
-                f"{rate(build['docs_per_s'])}/s",
+                pace(build["docs_per_s"]),
                 eta,
                 build["model"],
             )

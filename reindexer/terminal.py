@@ -77,7 +77,7 @@ def rate(per_second: float) -> str:
 def pace(per_second: float, text: str = "") -> str:
     """`812/s`, `5.3/s`, and `24.1 s each` where that says more. text: of the rate, if not as
     `rate` writes it."""
-    if per_second < 0.1:
+    if 0 < per_second < 0.1:
         return f"{duration(1 / per_second)} each"
     return f"{text or rate(per_second)}/s"
 

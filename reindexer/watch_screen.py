@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reindexer.status_screen import jobs_text, stages_text, state_text
-from reindexer.terminal import count, duration, rate
+from reindexer.terminal import count, duration, pace, rate
 
 if TYPE_CHECKING:
     from reindexer.watch import History, Status
@@ -136,7 +136,7 @@ def _bar(build: Status, console: Console, columns: int) -> Table:
     done, total = build["docs_done"], max(1, build["docs_total"])
     figures = [f"{100 * min(done, total) / total:3.0f} %", f"{done:,}/{build['docs_total']:,}"]
     if build["docs_per_s"]:
-        figures.append(f"{rate(build['docs_per_s'])}/s")
+        figures.append(pace(build["docs_per_s"]))
     if build["eta_s"] is not None:
         figures.append(f"{duration(build['eta_s'])} left")
     text = "  ".join(figures)

@@ -23,11 +23,12 @@ def test_what_takes_long_says_how_long_instead_of_no_rate_at_all() -> None:
     progress = Progress("train")
     progress.update(9, total=15, rate=0.0415)
     assert progress.line().startswith("train: 9/15 60.0%; 24.1 s each; elapsed ")
-    assert [pace(rate) for rate in (1_234.5, 5.26, 0.4, 0.005)] == [
+    assert [pace(rate) for rate in (1_234.5, 5.26, 0.4, 0.005, 0.0)] == [
         "1,234/s",
         "5.3/s",
         "0.4/s",
         "3 min 20 s each",
+        "0.0/s",
     ]
 
 
