@@ -26,10 +26,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the file c
 def test_another_process_reads_a_file_to_its_end(tmp_path: Path) -> None:
     file = tmp_path / "corpus.db"
     file.write_bytes(os.urandom(16 << 20))
-    forget([file])
 
-    read_ahead_apart([file], threading.Event())
-    assert share_cached([file]) > 0.9  # the system may have taken some of it out again
+    def share_read() -> float:
+        forget([file])
+        read_ahead_apart([file], threading.Event())
+        return share_cached([file])
+
+    # The system may take some of it out again; what is never read is never there.
+    assert any(share_read() == 1 for _ in range(5))
 
 
 def test_a_database_keeps_its_locks_while_it_is_read(tmp_path: Path) -> None:
