@@ -11,7 +11,9 @@ from reindexer.data_directory import DataDirectory
 from reindexer.journal import SYNC_LEASE, Lease
 from reindexer.opening import Opener
 from reindexer.replay import Replay, ReplayProgress
-from search.errors import LeaseLost, SearchError
+from search.errors import LeaseLost, LexicalDamaged, SearchError
+from search.generations import Generation
+from search.lexical_files import read_manifest
 from search.serving import OpenGeneration, SearcherManager
 from search.splitter import Splitter
 from search.term_weights import TermWeights
@@ -99,6 +101,8 @@ def sync_once(
             generation = data.catalog.get(name)
             if not data.corpus.lag(generation.watermark):
                 done[name] = _nothing(generation.watermark)
+                if keep_open is None and _is_lexical_behind(data, generation):
+                    opener.lexical(generation.recipe.analyzer)
                 continue
             try:
                 opened = opener.open(name)
@@ -127,6 +131,18 @@ def sync_once(
         lexical_changes=opener.lexical_changes,
         seconds=time.monotonic() - began,
     )
+
+
+def _is_lexical_behind(data: DataDirectory, generation: Generation) -> bool:
+    """On disk, as a sync leaves it that was killed after the vectors had been written. One that was
+    never saved is made by whoever asks it first. Reads a manifest and one row."""
+    if generation.recipe.lexical.kind != "bm25s":
+        return False
+    try:
+        manifest = read_manifest(data.lexical_path(generation.recipe.analyzer))
+    except LexicalDamaged:
+        return True  # opening it begins anew
+    return manifest is not None and data.corpus.lag(manifest.watermark) > 0
 
 
 def sync_opened(

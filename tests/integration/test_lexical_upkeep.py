@@ -3,6 +3,9 @@ while it answers."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 from reindexer.data_directory import DataDirectory
@@ -11,8 +14,10 @@ from reindexer.settings import Settings
 from reindexer.upgrade import upgrade
 from search.documents import Document
 from search.lexical import MIN_PENDING
+from search.processes import run_module
 from search.recipe import AnalyzerRecipe
 from tests.filled_directory import sync
+from training.kill_points import ENVIRONMENT_VARIABLE
 
 MANY = MIN_PENDING + 500  # due, and not so many that they are compacted while they are applied
 
@@ -22,6 +27,7 @@ def put(data: DataDirectory, text: str) -> None:
 
 
 def pending(data: DataDirectory, analyzer: AnalyzerRecipe) -> int:
+    """On disk."""
     index = data.open_lexical(analyzer, writable=False)
     assert index.watermark == data.corpus.head()
     return index.pending
@@ -36,4 +42,25 @@ def test_a_build_and_a_sync_leave_no_compaction_to_a_service(tmp_path: Path) -> 
 
         put(data, "w2")
         assert sync(data) == MANY
+        assert pending(data, analyzer) == 0
+
+
+def test_a_sync_that_was_killed_before_the_lexical_index_was_saved_is_made_good_by_the_next(
+    tmp_path: Path,
+) -> None:
+    write_static_model(tmp_path / "static", seed=0)
+    with DataDirectory(Settings(data_dir=tmp_path / "data", device="cpu")) as data:
+        put(data, "w1")
+        analyzer = upgrade(data, str(tmp_path / "static")).generation.recipe.analyzer
+        put(data, "w2")
+        killed = subprocess.run(
+            run_module("reindexer", "--data-dir", str(data.path), "sync"),
+            env={**os.environ, ENVIRONMENT_VARIABLE: "lexical.arrays"},
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        behind = data.open_lexical(analyzer, writable=False)
+        assert behind.watermark < data.corpus.head()
+
+        assert sync(data) == 0
         assert pending(data, analyzer) == 0
