@@ -88,3 +88,10 @@ def pytest_xdist_auto_num_workers() -> int | None:
         return None
     affinity = getattr(os, "sched_getaffinity", None)
     return 2 + (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+@pytest.fixture
+def nothing_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No schedules but those that a test makes. By default a job is asked for every five minutes of
+    the clock on the wall, so also in the middle of a test."""
+    monkeypatch.setattr("reindexer.schedule.DEFAULTS", ())

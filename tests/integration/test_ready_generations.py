@@ -16,6 +16,8 @@ from search.searcher import SearchRequest
 from tests.running_service import RunningService
 from tests.word_directory import WordDirectory
 
+pytestmark = pytest.mark.usefixtures("nothing_is_due")
+
 
 def test_a_service_that_has_not_opened_what_is_asked_is_left_again(
     directory: WordDirectory, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,8 @@ from search.processes import process_may_live, process_name
 from tests.tiny_models import make_tiny_model
 from tests.word_directory import WordDirectory
 
+pytestmark = pytest.mark.usefixtures("nothing_is_due")
+
 WAIT_S = 60.0
 JUDGED = {"folder": "judged"}
 
