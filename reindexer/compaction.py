@@ -15,6 +15,8 @@ from typing import Any
 from reindexer.build_process import build_of, run_build
 from reindexer.cutover import cut_over
 from reindexer.data_directory import DataDirectory
+from reindexer.errors import GateRefused
+from reindexer.headroom import shortage
 from reindexer.journal import BUILD_LEASE, Build
 from reindexer.recipes import same_recipe
 from reindexer.running_service import RunningService
@@ -52,12 +54,12 @@ def wear(data: DataDirectory) -> Wear:
     indexed = _indexed(data, live)
     standby = data.catalog.standby()
     is_worn = indexed < data.settings.compact_below
-    # A switch would retire the standby, and the way back to the model before with it.
-    waits_for = (
-        f"{standby.name} to be pruned, since a switch would end the way back to it"
-        if is_worn and standby is not None
-        else None
-    )
+    waits_for = None
+    if is_worn and standby is not None:
+        # A switch would retire the standby, and the way back to the model before with it.
+        waits_for = f"{standby.name} to be pruned, since a switch would end the way back to it"
+    elif is_worn and (found := shortage(data, live.recipe)) is not None:
+        waits_for = f"room on the disk: {found}"
     return Wear(
         generation=live.name,
         indexed=indexed,
@@ -74,7 +76,8 @@ def compact(
 ) -> Upgrade:
     """Build the live generation once more and switch to it; one that stopped is gone on with.
 
-    Raises NoLiveGeneration, LeaseHeld, GateRefused, CutOverRefused, BuildFailed, StoreError.
+    Raises NoLiveGeneration, LeaseHeld, GateRefused (also when the disk is too small),
+    CutOverRefused, BuildFailed, StoreError.
     """
     live = data.catalog.live()
     if live is None:
@@ -94,11 +97,17 @@ def compact(
 
 
 def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
-    """A compaction of the live generation that was begun, or not switched to, or a new one."""
-    for generation in reversed(data.catalog.all(UNFINISHED | {"ready"})):
-        if same_recipe(generation.recipe, live.recipe):
-            return generation, build_of(data, generation)
-    generation = data.catalog.record(live.recipe)
+    """A compaction of the live generation that was begun, or not switched to, or a new one. Raises
+    GateRefused when the disk is too small, and leaves nothing for a worker to go on with."""
+    begun = data.catalog.all(UNFINISHED | {"ready"})
+    same = [generation for generation in begun if same_recipe(generation.recipe, live.recipe)]
+    watermark = same[-1].watermark if same else 0
+    if (found := shortage(data, live.recipe, watermark)) is not None:
+        raise GateRefused(
+            f"{found}. Nothing was begun, searches go on. Make room (`reindexer prune`) and try "
+            "again"
+        )
+    generation = same[-1] if same else data.catalog.record(live.recipe)
     return generation, build_of(data, generation)
 
 

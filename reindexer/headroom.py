@@ -21,21 +21,29 @@ def disk_bytes(passages: int, recipe: Recipe) -> int:
     return passages * (recipe.dim * 4 + links + POINT_BYTES)
 
 
-def check_headroom(data: DataDirectory, generation: Generation, override: str | None) -> None:
-    """Raises GateRefused when less than twice the disk that the rest of the generation takes is
-    free, unless override says why to go ahead; that is recorded. A Qdrant server does not tell how
-    much it has, so there nothing is checked."""
+def shortage(data: DataDirectory, recipe: Recipe, watermark: int = 0) -> str | None:
+    """What is wrong when less than twice the disk is free that a generation of this recipe takes
+    for the documents after a watermark; None when nothing is. A Qdrant server does not tell how
+    much it has, so there nothing is."""
     if data.store.shared:
-        return
-    left = data.corpus.lag(generation.watermark)
-    needed = int(HEADROOM * disk_bytes(_passages(data, generation.recipe, left), generation.recipe))
+        return None
+    left = data.corpus.lag(watermark)
+    needed = int(HEADROOM * disk_bytes(_passages(data, recipe, left), recipe))
     free = data.free_disk_bytes()
     if needed <= free:
-        return
-    found = (
-        f"{generation.name} takes about {needed / HEADROOM / 1e9:.1f} GB, {HEADROOM:g} times that "
-        f"while it is built, and {free / 1e9:.1f} GB are free"
+        return None
+    return (
+        f"a generation of {recipe.model} takes about {needed / HEADROOM / 1e9:.1f} GB, "
+        f"{HEADROOM:g} times that while it is built, and {free / 1e9:.1f} GB are free"
     )
+
+
+def check_headroom(data: DataDirectory, generation: Generation, override: str | None) -> None:
+    """Raises GateRefused when there is a shortage for the rest of a generation, unless override
+    says why to go ahead; that is recorded."""
+    found = shortage(data, generation.recipe, generation.watermark)
+    if found is None:
+        return
     if override is None:
         raise GateRefused(
             f"{found}. Nothing was begun. Make room (`reindexer prune`), choose "

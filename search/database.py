@@ -306,8 +306,8 @@ _ADVICE = {
     "busy": f"another process kept it locked for {LOCK_WAIT_S:.0f} s; try again",
     "unable to open": "check that the folder exists and that you may write to it",
     "readonly": "check that you may write to the file and to its folder",
-    "malformed": "the file is damaged; restore a backup",
-    "not a database": "the file is something else; name another one",
+    "malformed": "the file is damaged; run `reindexer doctor`, or restore a backup",
+    "not a database": "the file is something else; name another one, or run `reindexer doctor`",
     "full": "free some disk space (`reindexer prune`) and try again; nothing was stored half",
     "disk I/O error": "the disk or its file system fails; the log of the system says how (`dmesg`)",
     "disk": "free some disk space and try again; nothing was stored half",  # of PostgreSQL's server

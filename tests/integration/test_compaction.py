@@ -9,6 +9,7 @@ import pytest
 
 from reindexer import compaction
 from reindexer.compaction import wear
+from reindexer.errors import GateRefused
 from reindexer.journal import BUILD_LEASE
 from reindexer.vector_copy import copy_vectors
 from search.dense import DenseCollection
@@ -73,6 +74,22 @@ def test_a_compaction_never_ends_the_way_back_to_the_model_before(
     assert not found.is_due
     assert found.waits_for is not None
     assert "docs@1 to be pruned" in found.waits_for
+
+
+def test_a_compaction_that_would_fill_the_disk_waits_for_room(
+    directory: WordDirectory, indexed: Indexed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = live_with(directory, 3)
+    indexed(0.5)
+    monkeypatch.setattr(directory, "free_disk_bytes", lambda: 1_000)
+
+    found = wear(directory)
+    assert not found.is_due
+    assert found.waits_for is not None
+    assert "room on the disk: a generation of word@1 takes about" in found.waits_for
+    with pytest.raises(GateRefused, match="Nothing was begun, searches go on"):
+        compaction.compact(directory)
+    assert [generation.name for generation in directory.catalog.all()] == [name]
 
 
 def test_the_copy_has_every_passage_as_it_was_and_later_changes_are_left_to_replay(
