@@ -139,7 +139,7 @@ def _dims(_context: click.Context, _parameter: click.Parameter, value: str | Non
     default=_DEFAULTS.patience,
     show_default=True,
     metavar="N",
-    help="Stop after N evaluations without a better one.",
+    help="Stop after N evaluations that are clearly worse than the best, or change nothing.",
 )
 @click.option(
     "--min-gain",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -25,13 +24,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from training.dev_scores import DevScores
 from training.dev_set import DevSet
 from training.kill_points import reached
+from training.metrics import PRIMARY_METRIC, score
 from training.precision import DtypeName
 from training.processes import first_says, wait_for_everyone
 from training.step_precision import autocast, torch_dtype
 from training.training_recipe import Schedule, TrainingRecipe
-from training.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ CHECKPOINTS_KEPT = 3
 COMPLETE = "complete"  # a file of this name is written last into a checkpoint
 WEIGHTS = "weights.safetensors"
 METRIC = "dev_cosine_ndcg@10"
+KEPT, ENOUGH = "dev_kept_step", "dev_is_enough"  # said with the metric, so that every process hears
 
 OnStep = Callable[[int, int, str], None]  # steps done, of how many, in words
 
@@ -51,7 +52,7 @@ class Trained:
     """What a run came to; the model holds the best weights."""
 
     steps: int
-    best_step: int
+    best_step: int  # whose weights are kept
     epochs: float
     stopped_early: bool
     loss_curve: Sequence[tuple[int, float]]  # step, mean training loss since the last one
@@ -123,9 +124,14 @@ def run_trainer(
                     "--nproc-per-node %d -m reindexer train ...",
                     arguments.n_gpu, arguments.n_gpu)  # fmt: skip
         arguments._n_gpu = 1
-    evaluator = _DevEvaluator(dev, prompts, device, dtype) if dev is not None else None
     checkpoint = last_checkpoint(folder)
-    watch = _Watch(schedule, recipe.patience if dev is not None else None, on_step)
+    scores = DevScores(
+        folder / "dev_scores.json", until=_step_of(checkpoint) if checkpoint is not None else None
+    )
+    evaluator = None
+    if dev is not None:
+        evaluator = _DevEvaluator(dev, prompts, device, dtype, scores, recipe.patience)
+    watch = _Watch(schedule, evaluates=dev is not None, on_step=on_step)
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -137,9 +143,9 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     if evaluator is not None and checkpoint is None and trainer.is_world_process_zero():
         on_step(0, schedule.steps, "looking at the base")
-        write_whole(folder / "start.json", json.dumps(evaluator(model)[METRIC]))
+        evaluator(model)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    return _trained(trainer.state, schedule, folder)
+    return _trained(trainer.state, schedule, scores.mean(0))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -147,18 +153,22 @@ def last_checkpoint(folder: Path) -> Path | None:
     found = [
         path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / COMPLETE).exists()
     ]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(found, key=_step_of, default=None)
 
 
-def _trained(state: TrainerState, schedule: Schedule, folder: Path) -> Trained:
-    start = folder / "start.json"
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _trained(state: TrainerState, schedule: Schedule, base: float | None) -> Trained:
+    """base: its nDCG@10 on the dev set."""
     measured = [
         (float(entry["epoch"]), float(entry[f"eval_{METRIC}"]))
         for entry in state.log_history
         if f"eval_{METRIC}" in entry
     ]
-    if start.exists():
-        measured.insert(0, (0.0, float(json.loads(start.read_text()))))
+    if base is not None:
+        measured.insert(0, (0.0, base))
     return Trained(
         steps=state.global_step,
         best_step=state.best_global_step or state.global_step,
@@ -201,6 +211,14 @@ class _Trainer(SentenceTransformerTrainer):
         if unexpected:
             raise RuntimeError(f"{resume_from_checkpoint} is of another model: {unexpected[:3]}")
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Of the evaluation just made, which is saved next."""
+        del trial
+        self.state.best_metric = metrics[f"eval_{METRIC}"]
+        kept = int(metrics[f"eval_{KEPT}"])
+        self.state.best_global_step = kept
+        return kept == int(self.state.global_step)
+
     def _load_best_model(self) -> None:
         assert self.args.output_dir is not None
         best = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
@@ -210,10 +228,9 @@ class _Trainer(SentenceTransformerTrainer):
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Progress, checkpoints by the clock, the mark that one is complete, and the early end."""
 
-    def __init__(self, schedule: Schedule, patience: int | None, on_step: OnStep) -> None:
-        """patience: None when nothing is evaluated."""
+    def __init__(self, schedule: Schedule, *, evaluates: bool, on_step: OnStep) -> None:
         self._total = schedule.steps
-        self._patience = patience
+        self._evaluates = evaluates
         self._on_step = on_step
         self._loss: float | None = None
         self._metric: float | None = None
@@ -225,7 +242,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if first_says(time.monotonic() - self._saved_at >= SECONDS_PER_CHECKPOINT):
             control.should_save = True
         if state.global_step >= self._total:
-            control.should_evaluate = self._patience is not None
+            control.should_evaluate = self._evaluates
             control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -240,11 +257,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         del args
         self._metric = float(metrics[f"eval_{METRIC}"])
         self._on_step(state.global_step, self._total, self._text())
-        values = [
-            entry[f"eval_{METRIC}"] for entry in state.log_history if f"eval_{METRIC}" in entry
-        ]
-        since_best = len(values) - 1 - values.index(max(values))
-        if self._patience is not None and since_best >= self._patience:
+        if metrics[f"eval_{ENOUGH}"]:
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -263,10 +276,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _DevEvaluator(InformationRetrievalEvaluator):
-    """Ranks the dev set in the numbers that training computes in; cosines are fp32."""
+    """Ranks the dev set in the numbers that training computes in; cosines are fp32. Of several
+    processes one does."""
 
     def __init__(
-        self, dev: DevSet, prompts: Mapping[str, str], device: torch.device, dtype: DtypeName
+        self,
+        dev: DevSet,
+        prompts: Mapping[str, str],
+        device: torch.device,
+        dtype: DtypeName,
+        scores: DevScores,
+        patience: int,
     ) -> None:
         super().__init__(
             queries=dict(dev.queries),
@@ -284,10 +304,36 @@ class _DevEvaluator(InformationRetrievalEvaluator):
             corpus_prompt=prompts.get("positive") or None,
         )
         self._device, self._dtype = device, torch_dtype(dtype)
+        self._qrels = {
+            query_id: dict.fromkeys(doc_ids, 1) for query_id, doc_ids in dev.relevant.items()
+        }
+        self._scores, self._patience = scores, patience
+        self._step = 0
 
-    def __call__(self, model: Any, *args: Any, **options: Any) -> dict[str, float]:
+    def __call__(
+        self,
+        model: Any,
+        output_path: str | None = None,
+        epoch: int = -1,
+        steps: int = 0,
+        **options: Any,
+    ) -> dict[str, float]:
+        """steps: done so far; 0 is the base."""
+        self._step = steps
         with autocast(self._device, self._dtype):
-            return super().__call__(model, *args, **options)
+            found: dict[str, float] = super().__call__(model, output_path, epoch, steps, **options)
+        kept = self._scores.kept_step()
+        found[KEPT] = float(steps if kept is None else kept)
+        found[ENOUGH] = float(self._scores.is_enough(self._patience))
+        return found
+
+    def compute_metrics(self, queries_result_list: list[Any]) -> Any:
+        run = {
+            query_id: {hit["corpus_id"]: hit["score"] for hit in hits}
+            for query_id, hits in zip(self.queries_ids, queries_result_list, strict=True)
+        }
+        self._scores.add(self._step, score(run, self._qrels).per_query[PRIMARY_METRIC])
+        return super().compute_metrics(queries_result_list)
 
     def embed_inputs(self, *args: Any, **options: Any) -> Any:
         rows: Any = super().embed_inputs(*args, **options)  # a tensor, whatever its annotation says

@@ -44,7 +44,7 @@ class TrainingRecipe:
     lora: bool = False
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    patience: int = 3  # evaluations without a better one, until training stops
+    patience: int = 3  # evaluations clearly worse than the best, until training stops
     min_gain: float = 0.02  # nDCG@10 over the base
     seed: int = 0
 
