@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 
 from tests.judged_world import JudgedWorld, make_judged_world
 from tests.tiny_models import Kind, make_tiny_model
+from training.dev_scores import DevScores
 from training.encoder import Encoder
 from training.errors import PairsInvalid, QueriesOverlap, TrainingBusy, TrainingFailed
 from training.finetune import fine_tune
+from training.metrics import PerQuery
 from training.model_version import ModelVersion
 from training.outcome import TrainingOutcome, TrainingTask
 from training.registry import ModelRegistry
@@ -304,6 +306,25 @@ def test_training_stops_when_it_does_not_get_better(
 
     assert outcome.stopped_early
     assert outcome.epochs < 10
+
+
+def test_the_last_weights_are_kept_unless_earlier_ones_were_clearly_better(
+    registry: ModelRegistry, world: JudgedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_epochs = dataclasses.replace(QUICK, epochs=3)
+    base = a_base(registry, "static")
+    last = train(registry, world, base, three_epochs)
+    add = DevScores.add
+
+    def falling(scores: DevScores, step: int, per_query: PerQuery) -> None:
+        add(scores, step, per_query - step / 100)
+
+    monkeypatch.setattr(DevScores, "add", falling)
+    first = train(registry, world, base, three_epochs, name="fell")
+
+    steps = [kept.version.lineage["settings"]["best_step"] for kept in (first, last)]
+    assert (first.steps, last.steps, steps) == (42, 42, [14, 42])
+    assert first.version.fingerprint != last.version.fingerprint
 
 
 def test_the_report_lies_beside_the_weights_and_does_not_change_what_they_are(
