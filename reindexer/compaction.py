@@ -99,15 +99,15 @@ def compact(
 def _begun(data: DataDirectory, live: Generation) -> tuple[Generation, Build]:
     """A compaction of the live generation that was begun, or not switched to, or a new one. Raises
     GateRefused when the disk is too small, and leaves nothing for a worker to go on with."""
-    begun = data.catalog.all(UNFINISHED | {"ready"})
-    same = [generation for generation in begun if same_recipe(generation.recipe, live.recipe)]
-    watermark = same[-1].watermark if same else 0
-    if (found := shortage(data, live.recipe, watermark)) is not None:
+    unfinished = reversed(data.catalog.all(UNFINISHED | {"ready"}))
+    begun = next((found for found in unfinished if same_recipe(found.recipe, live.recipe)), None)
+    watermark = begun.watermark if begun is not None else 0
+    if (short := shortage(data, live.recipe, watermark)) is not None:
         raise GateRefused(
-            f"{found}. Nothing was begun, searches go on. Make room (`reindexer prune`) and try "
+            f"{short}. Nothing was begun, searches go on. Make room (`reindexer prune`) and try "
             "again"
         )
-    generation = same[-1] if same else data.catalog.record(live.recipe)
+    generation = begun or data.catalog.record(live.recipe)
     return generation, build_of(data, generation)
 
 

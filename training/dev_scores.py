@@ -44,18 +44,15 @@ class DevScores:
     def kept_step(self) -> int | None:
         """The last step that is not clearly worse than the best one; None before the first."""
         best = self._best_step()
-        return (
-            None
-            if best is None
-            else max(step for step in self._steps() if not self._is_clearly_worse(step, best))
+        return next(
+            (step for step in reversed(self._steps()) if not self._is_clearly_worse(step, best)),
+            None,
         )
 
     def is_enough(self, patience: int) -> bool:
         """Whether the last `patience` evaluations are clearly worse than the best, or the same for
         each query."""
         best = self._best_step()
-        if best is None:
-            return False
         late = [step for step in self._steps() if step > best]
         return len(late) >= patience and all(
             self._is_clearly_worse(step, best)
@@ -66,10 +63,9 @@ class DevScores:
     def _steps(self) -> Sequence[int]:
         return sorted(step for step in self._by_step if step > 0)
 
-    def _best_step(self) -> int | None:
-        """The first with the highest mean."""
-        steps = self._steps()
-        return max(steps, key=lambda step: self._by_step[step].mean()) if steps else None
+    def _best_step(self) -> int:
+        """The first with the highest mean; 0 before the first evaluation."""
+        return max(self._steps(), key=lambda step: self._by_step[step].mean(), default=0)
 
     def _is_clearly_worse(self, step: int, best: int) -> bool:
         return paired_bootstrap(self._by_step[step], self._by_step[best]).high < 0

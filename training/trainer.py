@@ -49,7 +49,7 @@ OnStep = Callable[[int, int, str], None]  # steps done, of how many, in words
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What a run came to; the model holds the best weights."""
+    """What a run came to; the model holds the weights that were kept."""
 
     steps: int
     best_step: int  # whose weights are kept
