@@ -3,7 +3,8 @@
 A dev set has some dozens of queries, and their mean goes up and down by a hundredth or two from one
 evaluation to the next. Whoever keeps the highest keeps one by luck, often an early one that learned
 little. So each evaluation is compared with the highest one query by query, and a later checkpoint
-is given up only for an earlier one that is clearly better.
+is given up only for an earlier one that is clearly better: by more than luck shows in as many
+comparisons (Bonferroni).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import orjson
 
 from training.metrics import PerQuery, paired_bootstrap
 from training.whole_file import write_whole
+
+ERROR_RATE = 0.05  # of all comparisons of one training together, on both sides
 
 
 class DevScores:
@@ -68,4 +71,8 @@ class DevScores:
         return max(self._steps(), key=lambda step: self._by_step[step].mean(), default=0)
 
     def _is_clearly_worse(self, step: int, best: int) -> bool:
-        return paired_bootstrap(self._by_step[step], self._by_step[best]).high < 0
+        comparisons = max(1, len(self._steps()) - 1)  # the best is the luckiest of so many
+        difference = paired_bootstrap(
+            self._by_step[step], self._by_step[best], coverage=1 - ERROR_RATE / comparisons
+        )
+        return difference.high < 0

@@ -52,7 +52,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Mean of the paired differences and its 95 % interval."""
+    """Mean of the paired differences and its interval, of 95 % unless said otherwise."""
 
     mean: float
     low: float
@@ -86,9 +86,13 @@ def score(run: Run, qrels: Qrels) -> Scores:
 
 
 def paired_bootstrap(
-    candidate: PerQuery, baseline: PerQuery, n: int = 10_000, seed: int = 0
+    candidate: PerQuery,
+    baseline: PerQuery,
+    n: int = 10_000,
+    seed: int = 0,
+    coverage: float = 0.95,
 ) -> Difference:
-    """Mean of candidate minus baseline over the same queries, and its 95 % percentile interval.
+    """Mean of candidate minus baseline over the same queries, and its percentile interval.
 
     The queries are drawn again with replacement n times (Efron 1979; for retrieval, Sakai 2006).
     candidate, baseline: (n_queries,), in one order of queries. Raises ValueError when the shapes
@@ -111,7 +115,7 @@ def paired_bootstrap(
             for done in range(0, n, block)
         ]
     )
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.quantile(means, [(1 - coverage) / 2, (1 + coverage) / 2])
     return Difference(mean=float(differences.mean()), low=float(low), high=float(high))
 
 

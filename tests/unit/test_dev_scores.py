@@ -52,6 +52,16 @@ def test_an_earlier_one_that_did_clearly_better_is_kept(path: Path) -> None:
     assert scores.kept_step() == 20
 
 
+def test_the_more_evaluations_the_clearer_an_earlier_one_has_to_be(path: Path) -> None:
+    changes = noisy(0.0, 1) - BASE
+    worse = BASE - 0.2 * changes - 2.1 * changes.std() / np.sqrt(len(BASE))  # 2.1 standard errors
+    best = BASE + 0.8 * changes
+
+    assert with_scores(path, BASE, best, worse).kept_step() == 10
+    between = [noisy(-0.01, seed) for seed in (2, 3, 4)]
+    assert with_scores(path, BASE, best, *between, worse).kept_step() == 50
+
+
 def test_training_goes_on_while_evaluations_are_worse_by_chance(path: Path) -> None:
     late = [noisy(0.01 - number / 200, seed=10 + number) for number in range(5)]
 

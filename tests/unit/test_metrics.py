@@ -202,6 +202,15 @@ def test_the_interval_follows_from_the_seed_and_not_from_the_block_size(
     assert paired_bootstrap(candidate, baseline, seed=6) != once
 
 
+def test_an_interval_of_more_coverage_is_wider_about_the_same_mean() -> None:
+    rng = np.random.default_rng(4)
+    candidate, baseline = rng.uniform(size=50), rng.uniform(size=50)
+    usual = paired_bootstrap(candidate, baseline)
+    wide = paired_bootstrap(candidate, baseline, coverage=0.99)
+    assert wide.mean == usual.mean
+    assert wide.low < usual.low < usual.mean < usual.high < wide.high
+
+
 def test_values_of_different_queries_are_not_compared() -> None:
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
         paired_bootstrap(np.zeros(3), np.zeros(2))
