@@ -1,12 +1,13 @@
 """What fine-tuning is worth on a judged domain: nDCG@10 against the base, over several seeds.
 
     python benchmarks/training.py DIR [--seeds 0 1 2] [--negatives both] [--matryoshka 384,256,128]
-        [--max-tokens 128] [--dtype int8]
+        [--max-tokens 128] [--dtype int8] [--keep DATA_DIR]
 
 DIR is a BEIR folder with a train and a test split. The pairs come from its train judgments; the
 model is trained with the default recipe, or with what is named here, and measured on its test
 queries beside the base; then BM25 joins the dense ranking by plain RRF. --dtype is what both are
-measured in, as the setting encoder.dtype; training chooses its own.
+measured in, as the setting encoder.dtype; training chooses its own. --keep leaves the versions in a
+data directory, for `reindexer --data-dir DATA_DIR upgrade tuned@1`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--matryoshka", help="dimensions, such as 384,256,128,64")
     parser.add_argument("--max-tokens", type=int, help="of one text while training")
     parser.add_argument("--dtype", choices=("auto", *get_args(EncoderDtype)), default="auto")
+    parser.add_argument("--keep", type=Path, help="data directory for the versions")
     parser.add_argument("--at-least", type=float, default=0.700, help="of the tuned nDCG@10")
     parser.add_argument("--hybrid-at-least", type=float, default=0.745)
     arguments = read_arguments(parser)
@@ -61,10 +63,10 @@ def main() -> int:
     qrels = read_judgments(arguments.folder, "test").qrels
     tuned: list[float] = []
     with (
-        tempfile.TemporaryDirectory() as folder,
-        open_data_directory(Settings(data_dir=Path(folder))) as data,
+        tempfile.TemporaryDirectory() as temporary,
+        open_data_directory(Settings(data_dir=arguments.keep or Path(temporary))) as data,
     ):
-        pairs_file = Path(folder) / "pairs.jsonl"
+        pairs_file = Path(temporary) / "pairs.jsonl"
         pairs, _ = build_pairs(open_pairs(arguments.folder, split="train"))
         write_pairs(pairs_file, pairs)
         base = data.registry.register(arguments.base)

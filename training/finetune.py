@@ -22,6 +22,7 @@ from training.evaluation import Evaluation, TextEncoder, evaluate_dims
 from training.extras import require
 from training.gate import Gate, advice, judge
 from training.judgments import count_documents
+from training.model_files import transformer_width
 from training.model_tuning import Tuned, tune
 from training.model_version import EncoderDtype, ModelVersion
 from training.outcome import Measured, TrainingOutcome, TrainingTask
@@ -103,7 +104,7 @@ def fine_tune(
             schedule=schedule(
                 recipe,
                 len(columns["anchor"]),
-                is_static=base.is_static,
+                width=None if base.is_static else transformer_width(base.path),
                 n_negatives=sum(name.startswith("negative") for name in columns),
                 processes=n_processes(),
             ),

@@ -247,6 +247,13 @@ def require_safetensors(path: Path) -> None:
     raise ModelDamaged(f"{path / 'model.safetensors'} is missing; download or save the model again")
 
 
+def transformer_width(folder: Path) -> int:
+    """Of the hidden states, which may be more than a row has dimensions."""
+    modules, _, _ = find_modules(folder)
+    path = next(path for kind, path in modules if kind == "Transformer")
+    return hidden_size(path, read_json(path / "config.json"))
+
+
 def hidden_size(path: Path, config: Mapping[str, Any]) -> int:
     text_config = config.get("text_config")
     for source in (config, text_config if isinstance(text_config, Mapping) else {}):

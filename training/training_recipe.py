@@ -21,6 +21,9 @@ SHORTEST_DIM = 32
 # How often a transformer goes over its pairs, as long as that makes no more than so many steps;
 # more pairs than these are gone over once. Measured: docs/results.md.
 EPOCHS = ((4.0, 75), (3.0, 160), (2.0, 500))
+# The learning rate at a width of 768; narrower transformers take larger steps in proportion, up
+# to the highest that was measured. Measured at 384: docs/results.md.
+LEARNING_RATE, AT_WIDTH, MAX_LEARNING_RATE = 5e-5, 768, 1e-4
 STATIC_STEPS = 75  # of a table of token vectors, in as many epochs as that takes
 MAX_STATIC_EPOCHS = 10.0
 
@@ -127,21 +130,23 @@ def schedule(
     recipe: TrainingRecipe,
     n_pairs: int,
     *,
-    is_static: bool,
+    width: int | None,
     n_negatives: int = 0,
     processes: int = 1,
 ) -> Schedule:
     """Fill in what the recipe leaves open.
 
-    n_negatives: of each pair; a step computes them too and tells more apart, so fewer are made.
+    width: of the transformer's hidden states; None for a static model. n_negatives: of each pair; a
+    step computes them too and tells more apart, so fewer are made.
 
     Static models compute almost nothing a step and only the tokens of a batch learn from it, so
     they take large batches, large steps and more epochs; adapters (LoRA) take larger steps than
     full weights.
     """
+    is_static = width is None
     batch_size = recipe.batch_size or (min(1_024, max(32, n_pairs // 8)) if is_static else 32)
     batch_size = max(2, min(batch_size, n_pairs))
-    learning_rate = recipe.learning_rate or (5e-3 if is_static else 3e-4 if recipe.lora else 5e-5)
+    learning_rate = recipe.learning_rate or _learning_rate(width, lora=recipe.lora)
     batches = n_pairs / (batch_size * processes)  # several processes leave the odd one out
     per_epoch = max(1, math.ceil(batches) if processes == 1 else math.floor(batches))
     epochs = recipe.epochs
@@ -160,6 +165,12 @@ def schedule(
         steps=steps,
         warmup_steps=round(recipe.warmup_share * steps),
     )
+
+
+def _learning_rate(width: int | None, *, lora: bool) -> float:
+    if width is None:
+        return 5e-3
+    return 3e-4 if lora else min(LEARNING_RATE * AT_WIDTH / width, MAX_LEARNING_RATE)
 
 
 def _expect(holds: bool, name: str, found: object, expected: str) -> None:

@@ -163,18 +163,30 @@ def test_dimensions_come_from_the_model_or_as_given() -> None:
     [(50, 4), (827, 3), (1_686, 3), (2_000, 2), (5_700, 2), (10_000, 1), (10**6, 1)],
 )
 def test_small_sets_are_gone_over_more_often(pairs: int, epochs: int) -> None:
-    assert schedule(TrainingRecipe(), pairs, is_static=False).epochs == epochs
+    assert schedule(TrainingRecipe(), pairs, width=384).epochs == epochs
 
 
 @pytest.mark.parametrize(("n_negatives", "epochs"), [(0, 9), (1, 6)])
 def test_a_table_of_token_vectors_makes_about_so_many_steps(n_negatives: int, epochs: int) -> None:
-    found = schedule(TrainingRecipe(), 1_000, is_static=True, n_negatives=n_negatives)
+    found = schedule(TrainingRecipe(), 1_000, width=None, n_negatives=n_negatives)
 
     assert (found.batch_size, found.epochs) == (125, epochs)
 
 
+@pytest.mark.parametrize(
+    ("width", "learning_rate"),
+    [(32, 1e-4), (384, 1e-4), (512, 7.5e-5), (768, 5e-5), (4_096, 9.375e-6)],
+)
+def test_narrow_transformers_take_larger_steps(width: int, learning_rate: float) -> None:
+    found = schedule(TrainingRecipe(), 1_000, width=width)
+
+    assert found.learning_rate == pytest.approx(learning_rate)
+    adapted = schedule(TrainingRecipe(lora=True), 1_000, width=width)
+    assert adapted.learning_rate == pytest.approx(3e-4)
+
+
 def test_negatives_take_the_place_of_steps() -> None:
-    found = schedule(TrainingRecipe(), 827, is_static=False, n_negatives=1)
+    found = schedule(TrainingRecipe(), 827, width=384, n_negatives=1)
 
     assert found.epochs == 2
 
@@ -182,7 +194,7 @@ def test_negatives_take_the_place_of_steps() -> None:
 def test_what_is_asked_for_is_kept() -> None:
     recipe = TrainingRecipe(epochs=0.5, batch_size=64, learning_rate=1e-4)
 
-    found = schedule(recipe, 6_400, is_static=True, processes=2)
+    found = schedule(recipe, 6_400, width=None, processes=2)
 
     assert (found.epochs, found.batch_size, found.learning_rate) == (0.5, 64, 1e-4)
     assert found.steps == 25
