@@ -14,7 +14,7 @@ from reindexer.findings import Finding, Fix
 from reindexer.journal import SYNC_LEASE
 from reindexer.opening import sync_lexical
 from reindexer.settings import Settings
-from reindexer.terminal import count
+from reindexer.terminal import count, size
 from search.disk_room import RESERVE_BYTES
 from search.errors import LexicalDamaged
 from search.lexical import LexicalIndex
@@ -30,7 +30,7 @@ def look_at_disk(settings: Settings) -> Finding:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    found = f"{free / 1e9:,.1f} GB free at {place}"
+    found = f"{size(free)} free at {place}"
     if not os.access(place, os.W_OK):
         return Finding(
             name="disk",

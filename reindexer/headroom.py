@@ -6,6 +6,7 @@ import random
 
 from reindexer.data_directory import DataDirectory
 from reindexer.errors import GateRefused
+from reindexer.terminal import size
 from search.generations import Generation
 from search.recipe import Recipe
 
@@ -33,8 +34,8 @@ def shortage(data: DataDirectory, recipe: Recipe, watermark: int = 0) -> str | N
     if needed <= free:
         return None
     return (
-        f"a generation of {recipe.model} takes about {needed / HEADROOM / 1e9:.1f} GB, "
-        f"{HEADROOM:g} times that while it is built, and {free / 1e9:.1f} GB are free"
+        f"a generation of {recipe.model} takes about {size(needed / HEADROOM)}, "
+        f"{HEADROOM:g} times that while it is built, and {size(free)} are free"
     )
 
 

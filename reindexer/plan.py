@@ -20,6 +20,7 @@ from reindexer.data_directory import DataDirectory
 from reindexer.headroom import HEADROOM, disk_bytes
 from reindexer.journal import BUILD_LEASE
 from reindexer.recipes import recipe_for, same_recipe
+from reindexer.terminal import size
 from reindexer.vector_copy import copy_source
 from search.documents import Document
 from search.generations import UNFINISHED, Generation
@@ -284,9 +285,9 @@ def _with_warnings(
         warnings.append("the corpus is empty; bring documents in first: reindexer ingest SOURCE")
     if HEADROOM * plan.disk_bytes > plan.free_disk_bytes and not data.store.shared:
         warnings.append(
-            f"the new generation takes about {plan.disk_bytes / 1e9:.1f} GB, {HEADROOM:g} times "
-            f"that while it is built, and {plan.free_disk_bytes / 1e9:.1f} GB are free; the build "
-            "would be refused"
+            f"the new generation takes about {size(plan.disk_bytes)}, {HEADROOM:g} times that "
+            f"while it is built, and {size(plan.free_disk_bytes)} are free; the build would be "
+            "refused"
         )
     if live is not None and (lag_docs := data.corpus.lag(live.watermark)):
         warnings.append(f"{live.name} is {lag_docs:,} changes behind; run reindexer sync")

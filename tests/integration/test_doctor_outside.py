@@ -49,7 +49,7 @@ def test_a_full_disk_is_found_on_a_full_disk(disk: SmallDisk) -> None:
 
     problems = doctor(disk.folder / "data")
 
-    assert problems["disk"]["found"].startswith("0.0 GB free at ")
+    assert problems["disk"]["found"].startswith("0 B free at ")
     assert "a file could not be written: No space left on device" in problems["disk"]["found"]
     assert "`reindexer prune`" in problems["disk"]["advice"]
     assert all("`" in problem["advice"] for problem in problems.values()), problems
