@@ -75,6 +75,12 @@ def announced(page: Page, text: str) -> None:
     page.locator("#said", has_text=text).wait_for(state="attached")
 
 
+def runs_scripts(page: Page) -> None:
+    """Wait until the scripts of a page have run that a click led to: without them it does the same
+    in another way, and so it would to somebody who is quicker than they are."""
+    page.wait_for_load_state("load")
+
+
 class opened_page:
     """A tab in a browser of its own."""
 
@@ -132,6 +138,7 @@ def test_a_filter_and_a_mode_narrow_what_is_shown(page: Page) -> None:
     page.goto(f"/?q={FILTER}")
     page.locator("#hit-1 .fact", has_text="devices").click()
     page.get_by_text("topic=devices").wait_for()
+    runs_scripts(page)
     assert page.locator(".hit").count() == 2
     page.get_by_label("lexical").check(force=True)
     page.wait_for_url("**mode=lexical**")
@@ -199,6 +206,7 @@ def test_two_generations_are_compared_and_voted_on(page: Page, world: World) -> 
     page.get_by_label("Right").select_option("docs@2:hybrid")
     page.get_by_role("button", name="Compare").click()
     page.locator(".sides").wait_for()
+    runs_scripts(page)
 
     left, right = page.locator(".sides > section").all()
     gone, new = left.locator("li.gone").count(), right.locator("li.new").count()
@@ -304,6 +312,7 @@ def start_build(page: Page, model: str) -> Locator:
     page.get_by_label("Model").select_option(model)
     page.get_by_role("button", name="Start the build").click()
     notice = page.locator(".notice.good", has_text="waits for a worker").inner_text()
+    runs_scripts(page)
     return page.locator(".build", has_text=notice.split()[0])
 
 
@@ -330,6 +339,7 @@ def test_a_build_is_watched_cut_over_to_and_rolled_back_from(page: Page, world: 
     cut_over.click()
     dialog.get_by_role("button", name="Cut over to docs@3").click()
     page.get_by_text("docs@3 is live.").wait_for()
+    runs_scripts(page)
     assert world.live() == "docs@3"
     until(lambda: "docs@3" in page.locator("#pointers .card").first.inner_text())
 
