@@ -146,7 +146,8 @@ def _hard_corpus(
 def _hold_out(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]:
     """(held out, left). By whole components, so that nothing leaks; by query alone where nearly
     everything hangs together, as when one question is asked of every document."""
-    n_queries = len({text_key(pair.anchor) for pair in pairs})
+    anchors = sorted({text_key(pair.anchor) for pair in pairs})
+    n_queries = len(anchors)
     wanted = min(max(DEV_SHARE * n_queries, ENOUGH_QUERIES), MAX_QUERIES, MAX_SHARE * n_queries)
     if wanted < MIN_QUERIES:
         return [], list(pairs)
@@ -155,7 +156,6 @@ def _hold_out(pairs: Sequence[Pair], seed: int) -> tuple[list[Pair], list[Pair]]
         split = split_pairs(pairs, dev_share=share, test_share=0.0, seed=seed, by_time=False)
         if len({text_key(pair.anchor) for pair in split.dev}) >= MIN_QUERIES:
             return split.dev, split.train
-    anchors = sorted({text_key(pair.anchor) for pair in pairs})
     chosen = set(random.Random(seed).sample(anchors, round(wanted)))
     held_out = [pair for pair in pairs if text_key(pair.anchor) in chosen]
     return held_out, [pair for pair in pairs if text_key(pair.anchor) not in chosen]
